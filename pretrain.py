@@ -1,0 +1,15 @@
+"""Train a network of the embedded avatar domain: ``python pretrain.py network=ddpmpp_avatars``."""
+
+import hydra
+from omegaconf import DictConfig
+
+from asyrp_lit import stages
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="pretrain")
+def main(cfg: DictConfig) -> None:
+    stages.pretrain(cfg)
+
+
+if __name__ == "__main__":
+    main()

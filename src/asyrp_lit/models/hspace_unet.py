@@ -1,0 +1,132 @@
+"""The contract that every frozen network meets: a U-Net cut at its bottleneck (h-space, Asyrp section 3.2)."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from asyrp_lit.shapes import BottleneckH, Images, TimeEmbedding, Timesteps
+
+
+class Bottleneck(NamedTuple):
+    """What the encoder hands to the decoder.
+
+    ``h`` is the output of the whole middle block; ``skips`` are the encoder's activations; ``temb`` is the time
+    embedding after its second Linear and before any SiLU.
+    """
+
+    h: BottleneckH
+    skips: tuple[Tensor, ...]
+    temb: TimeEmbedding
+
+    def repeat(self, times: int) -> "Bottleneck":
+        """The same samples ``times`` over along the batch, sample-major blocks: all of them, then all again."""
+        return Bottleneck(
+            self.h.repeat(times, 1, 1, 1),
+            tuple(skip.repeat(times, 1, 1, 1) for skip in self.skips),
+            self.temb.repeat(times, 1),
+        )
+
+    def select(self, index: Tensor) -> "Bottleneck":
+        """Some samples of the batch."""
+        return Bottleneck(self.h[index], tuple(skip[index] for skip in self.skips), self.temb[index])
+
+
+class HSpaceUNet(nn.Module):
+    """A frozen UNet2DModel in two halves, ``encode`` and ``decode``; ``decode(encode(x, t))`` is bit-equal to its own
+    forward.
+
+    Args:
+        unet: any unconditional UNet2DModel; output channels beyond the input's (learned sigma) are cut off.
+        name: what to call it in file names and reports.
+    """
+
+    def __init__(self, unet: UNet2DModel, name: str = "custom") -> None:
+        super().__init__()
+        self.unet = unet.eval().requires_grad_(False)
+        self.name = name
+        #: Calls of encode and decode, in images: what the cost of a run is counted in.
+        self.passes = {"encode": 0, "decode": 0}
+
+    def train(self, mode: bool = True) -> "HSpaceUNet":
+        """Stay in eval mode: the network is frozen."""
+        return super().train(False)
+
+    @property
+    def image_size(self) -> int:
+        """Edge of its images in pixels."""
+        size = self.unet.config.sample_size
+        return int(size if isinstance(size, int) else size[0])
+
+    @property
+    def h_channels(self) -> int:
+        """Channels of h."""
+        return int(self.unet.config.block_out_channels[-1])
+
+    @property
+    def h_size(self) -> int:
+        """Edge of h in pixels."""
+        return self.image_size // 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def temb_channels(self) -> int:
+        """Width of the time embedding."""
+        return int(self.unet.time_embedding.linear_2.out_features)
+
+    def encode(self, x_t: Images, t: Timesteps) -> Bottleneck:
+        """First half: down blocks and the whole middle block.
+
+        Args:
+            x_t: (B, C, S, S).
+            t: (B,) int64.
+        """
+        self.passes["encode"] += len(x_t)
+        unet = self.unet
+        if unet.config.center_input_sample:
+            x_t = 2 * x_t - 1.0
+        temb = unet.time_embedding(unet.time_proj(t).to(x_t.dtype))
+        sample = unet.conv_in(x_t)
+        skips: tuple[Tensor, ...] = (sample,)
+        for block in unet.down_blocks:
+            sample, block_skips = block(hidden_states=sample, temb=temb)
+            skips += block_skips
+        if unet.mid_block is not None:
+            sample = unet.mid_block(sample, temb)
+        return Bottleneck(sample, skips, temb)
+
+    def decode(self, bottleneck: Bottleneck, delta_h: BottleneckH | None = None) -> Images:
+        """Second half: eps from h, or from h + delta_h, with the encoder's skips and time embedding unchanged.
+
+        Returns:
+            eps, (B, C, S, S).
+        """
+        self.passes["decode"] += len(bottleneck.h)
+        unet = self.unet
+        sample = bottleneck.h if delta_h is None else bottleneck.h + delta_h
+        skips = bottleneck.skips
+        for block in unet.up_blocks:
+            taken = len(block.resnets)
+            sample = block(sample, skips[-taken:], bottleneck.temb)
+            skips = skips[:-taken]
+        sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
+        return sample[:, : unet.config.in_channels]
+
+    def decode_both(self, bottleneck: Bottleneck, delta_h: BottleneckH) -> tuple[Images, Images]:
+        """eps and eps_edit from one encode, both decoders in one batch; for inference, where neither needs a graph."""
+        repeated = bottleneck.repeat(2)
+        eps, eps_edit = self.decode(repeated, torch.cat([torch.zeros_like(delta_h), delta_h])).chunk(2)
+        return eps, eps_edit
+
+    def forward(self, x_t: Images, t: Timesteps) -> Images:
+        """eps, one whole pass."""
+        return self.decode(self.encode(x_t, t))
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits over all weights in float32 and the sampling-relevant configuration."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.unet.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]

@@ -1,0 +1,67 @@
+"""The loop that all embedded networks are pretrained with: resumable, EMA, bfloat16."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from asyrp_lit.data.avatars.dataset import PortraitBatch, Portraits
+from asyrp_lit.training.pretrain_diffusion import RampedEMA
+
+
+def make_pretrain_loaders(
+    size: int, batch_size: int, num_train: int, num_val: int, cache: Path
+) -> tuple[DataLoader[PortraitBatch], DataLoader[PortraitBatch]]:
+    """Loaders of the train (shuffled, whole batches) and val portraits."""
+    train = DataLoader(Portraits("train", num_train, size, cache), batch_size, shuffle=True, drop_last=True)
+    val = DataLoader(Portraits("val", num_val, size, cache), batch_size)
+    return train, val
+
+
+def fit_network(
+    module: LightningModule,
+    loaders: tuple[DataLoader[PortraitBatch], DataLoader[PortraitBatch]],
+    folder: Path,
+    max_steps: int,
+    val_check_interval: int,
+    precision: str,
+    ema_decay: float | None = None,
+    resume: bool = True,
+    accelerator: str = "auto",
+) -> Trainer:
+    """Train until ``max_steps`` optimiser steps, from ``folder/last.ckpt`` when it is there.
+
+    Args:
+        module: what to train; afterwards it holds the averaged weights.
+        loaders: train and val.
+        folder: run folder for checkpoints and the CSV log.
+        max_steps: optimiser steps in all, those before a resume included.
+        val_check_interval: steps between validations, each followed by a checkpoint.
+        precision: Lightning's, for example ``bf16-mixed``.
+        ema_decay: ``None`` keeps the last weights.
+        resume: ``False`` starts anew and overwrites.
+        accelerator: Lightning's.
+    """
+    checkpoint = ModelCheckpoint(folder, filename="last", every_n_train_steps=100, enable_version_counter=False)
+    callbacks: list[Callback] = [checkpoint]
+    if ema_decay is not None:
+        callbacks.append(RampedEMA(ema_decay))
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=max_steps,
+        max_epochs=-1,
+        val_check_interval=val_check_interval,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=1.0,
+        callbacks=callbacks,
+        logger=CSVLogger(folder, name="", version="log"),
+        log_every_n_steps=20,
+        num_sanity_val_steps=0,
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(module, *loaders, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+    return trainer

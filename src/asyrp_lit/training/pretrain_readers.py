@@ -1,0 +1,144 @@
+"""Pretraining of the two networks that read portraits: the small CLIP and the attribute oracle."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from asyrp_lit.data.avatars.captions import class_prompts, write_caption
+from asyrp_lit.data.avatars.dataset import PortraitBatch
+from asyrp_lit.data.avatars.traits import LABELS, UNDEFINED, sample_traits
+from asyrp_lit.losses.clip import FrozenCLIP, build_avatars_clip, imagenet_templates, prepare_images
+from asyrp_lit.metrics.oracle import AttributeOracle
+from asyrp_lit.shapes import Images, Labels
+from asyrp_lit.training.pretrain_diffusion import flip_at_random, ramped_lr
+
+
+def degrade_images(x: Images, strength: float = 1.0) -> Images:
+    """Flip, blur (down-up sampling by up to 4), fade towards the mean and add noise, as early P_t look.
+
+    Args:
+        x: images in [-1, 1].
+        strength: 0 leaves everything but the flip out, 1 is the most.
+    """
+    x = flip_at_random(x)
+    if torch.rand(()) < 0.6 * strength:
+        size = int(x.shape[-1] / (1 + 3 * float(torch.rand(())) * strength))
+        small = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(small, x.shape[-2:], mode="bicubic", align_corners=False)
+    fade = 1 - 0.4 * strength * torch.rand(len(x), 1, 1, 1, device=x.device) ** 2
+    sigma = 0.4 * strength * torch.rand(len(x), 1, 1, 1, device=x.device) ** 2
+    return x * fade + sigma * torch.randn_like(x)
+
+
+def match_captions(labels: Labels, claims: Labels) -> Tensor:
+    """(images, texts) bool: every label that the text mentions is what the image shows."""
+    silent = claims[None] == UNDEFINED
+    return (silent | (claims[None] == labels[:, None])).all(dim=-1)
+
+
+def multi_positive_loss(logits: Tensor, positives: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy where each row and column has several right answers, weighted alike."""
+    rows = positives.float() / positives.sum(1, keepdim=True).clamp(min=1)
+    columns = (positives.float() / positives.sum(0, keepdim=True).clamp(min=1)).T
+    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, columns)) / 2
+
+
+class _PortraitReader(LightningModule):
+    """What both have in common: AdamW with warm-up and decay, accuracy per label on val."""
+
+    network: nn.Module
+
+    def __init__(self, lr: float, warmup: int, max_steps: int, decay_steps: int) -> None:
+        super().__init__()
+        self.save_hyperparameters("lr", "warmup", "max_steps", "decay_steps")
+
+    def predict_labels(self, x: Images) -> Sequence[Tensor]:
+        """Logits per label, in the order of ``LABELS``."""
+        raise TypeError(f"{type(self).__name__} must say how it predicts labels")
+
+    def validation_step(self, batch: PortraitBatch, batch_idx: int) -> None:
+        for k, (name, logits) in enumerate(zip(LABELS, self.predict_labels(batch.x_0), strict=True)):
+            known = batch.labels[:, k] != UNDEFINED
+            accuracy = (logits.argmax(-1) == batch.labels[:, k])[known].float().mean()
+            self.log(f"val/{name}", accuracy, prog_bar=True, batch_size=int(known.sum()))
+
+    def configure_optimizers(self) -> Any:
+        hparams = self.hparams
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=hparams["lr"], weight_decay=0.01, foreach=True)
+
+        def factor(step: int) -> float:
+            return ramped_lr(step, hparams["warmup"], hparams["max_steps"], hparams["decay_steps"])
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class CLIPPretrainer(_PortraitReader):
+    """Trains the embedded CLIP on portraits and sentences that are true of them.
+
+    Args:
+        template_probability: how often a caption is put into a random ImageNet template.
+        lr, warmup, max_steps, decay_steps: optimiser settings, in steps.
+    """
+
+    def __init__(self, template_probability: float, lr: float, warmup: int, max_steps: int, decay_steps: int) -> None:
+        super().__init__(lr, warmup, max_steps, decay_steps)
+        self.template_probability = template_probability
+        self.network, self.tokenizer, self.expected = build_avatars_clip()
+
+    def _write_texts(self, index: Tensor) -> tuple[list[str], Tensor]:
+        rng = random.Random(int(torch.randint(2**31, ())))
+        captions = [write_caption(sample_traits("train", int(i)), rng) for i in index]
+        templates = imagenet_templates()
+        texts = [
+            rng.choice(templates).format(c.text) if rng.random() < self.template_probability else c.text
+            for c in captions
+        ]
+        return texts, torch.tensor([c.claims for c in captions], device=index.device)
+
+    def training_step(self, batch: PortraitBatch, batch_idx: int) -> Tensor:
+        texts, claims = self._write_texts(batch.index)
+        tokens = self.tokenizer(texts).to(self.device)
+        x = prepare_images(degrade_images(batch.x_0), self.expected)
+        image_embeddings = F.normalize(self.network.encode_image(x), dim=-1)
+        text_embeddings = F.normalize(self.network.encode_text(tokens), dim=-1)
+        logits = self.network.logit_scale.clamp(max=4.6).exp() * image_embeddings @ text_embeddings.T
+        loss = multi_positive_loss(logits.float(), match_captions(batch.labels, claims))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def predict_labels(self, x: Images) -> Sequence[Tensor]:
+        clip = FrozenCLIP(self.network, self.tokenizer, self.expected, "avatars")
+        image_embeddings = clip.encode_images(x)
+        logits = [image_embeddings @ clip.encode_texts(prompts).T for prompts in class_prompts().values()]
+        self.network.requires_grad_(True)
+        return logits
+
+
+class OraclePretrainer(_PortraitReader):
+    """Trains the attribute oracle by cross-entropy on every label that is defined.
+
+    Args:
+        degradation: strength of blur and noise, 0 to 1.
+        lr, warmup, max_steps, decay_steps: optimiser settings, in steps.
+    """
+
+    def __init__(self, degradation: float, lr: float, warmup: int, max_steps: int, decay_steps: int) -> None:
+        super().__init__(lr, warmup, max_steps, decay_steps)
+        self.degradation = degradation
+        self.network = AttributeOracle()
+
+    def training_step(self, batch: PortraitBatch, batch_idx: int) -> Tensor:
+        logits = self.network(degrade_images(batch.x_0, self.degradation))
+        losses = [F.cross_entropy(logits[n], batch.labels[:, k], ignore_index=-1) for k, n in enumerate(LABELS)]
+        loss = torch.stack(losses).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def predict_labels(self, x: Images) -> Sequence[Tensor]:
+        return list(self.network(x).values())

@@ -19,5 +19,7 @@ Table = Float[Tensor, " num_train_timesteps"]
 PerSample = Float[Tensor, " batch"]
 #: CLIP embeddings.
 Embeddings = Float[Tensor, "batch embed_dim"]
+#: One embedding that holds for the whole batch.
+Embedding = Float[Tensor, "1 embed_dim"]
 #: Class index per sample and label, -1 where the label does not apply.
 Labels = Int[Tensor, "batch labels"]

@@ -3,6 +3,8 @@
 Pure functions of tensors. ``alpha_bar_*`` have shape (B, 1, 1, 1) and are 1 for the clean end (t = -1).
 """
 
+import torch
+
 from asyrp_lit.shapes import Coef, Images
 
 
@@ -32,8 +34,6 @@ def step_ddim(
 ) -> Images:
     """x_prev from x_t for any eta (DDIM, eq. 12).
 
-    With ``alpha_bar_prev`` of a later t and eta 0 it is the inversion step: swapping the two alphas inverts a step.
-
     Args:
         x_t: current images.
         eps: predicted noise at x_t.
@@ -47,6 +47,9 @@ def step_ddim(
 
 
 def step_inversion(x_t: Images, eps: Images, alpha_bar_t: Coef, alpha_bar_next: Coef) -> Images:
-    """x at the next noisier grid point, eps evaluated at the current one (DDIM, section 4.3)."""
-    sigma = alpha_bar_t.new_zeros(())
+    """x at the next noisier grid point, eps evaluated at the current one (DDIM, section 4.3).
+
+    It is a deterministic step with the two alphas swapped; from the clean end (alpha-bar 1) too.
+    """
+    sigma = torch.zeros_like(alpha_bar_t)
     return alpha_bar_next.sqrt() * compute_pred_x0(x_t, eps, alpha_bar_t) + compute_dir_xt(eps, alpha_bar_next, sigma)

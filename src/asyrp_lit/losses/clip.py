@@ -10,9 +10,10 @@ from typing import NamedTuple, cast
 import open_clip
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from asyrp_lit.shapes import Embeddings, Images
 
@@ -29,7 +30,7 @@ class ImageNormalisation(NamedTuple):
     std: tuple[float, ...]
 
 
-def prepare_images(x: Images, expected: ImageNormalisation) -> Images:
+def prepare_images(x: Images, expected: ImageNormalisation) -> Float[Tensor, "batch channels size size"]:
     """Images in [-1, 1] as CLIP wants them: [0, 1], bicubic to its size, mean and std. Differentiable, not clamped.
 
     Equals open_clip's own transform on images whose size is already CLIP's.
@@ -127,3 +128,14 @@ def load_clip(name: str = AVATARS, weights: str | None = None, cache: str | None
 def imagenet_templates() -> tuple[str, ...]:
     """CLIP's 80 ImageNet prompt templates as format strings with one ``{}`` (Radford et al. 2021)."""
     return tuple(cast(str, template("{}")) for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
+def choose_templates(name: str) -> tuple[str, ...]:
+    """Prompt templates by name: ``imagenet`` for CLIP's 80, ``none`` for the bare text.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ("imagenet", "none"):
+        raise ValueError(f"clip.templates must be 'imagenet' or 'none', got {name!r}")
+    return imagenet_templates() if name == "imagenet" else ("{}",)

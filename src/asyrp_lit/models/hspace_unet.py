@@ -1,10 +1,12 @@
 """The contract that every frozen network meets: a U-Net cut at its bottleneck (h-space, Asyrp section 3.2)."""
 
 import hashlib
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from asyrp_lit.shapes import BottleneckH, Images, TimeEmbedding, Timesteps
@@ -35,8 +37,7 @@ class Bottleneck(NamedTuple):
 
 
 class HSpaceUNet(nn.Module):
-    """A frozen UNet2DModel in two halves, ``encode`` and ``decode``; ``decode(encode(x, t))`` is bit-equal to its own
-    forward.
+    """A frozen UNet2DModel in two halves; ``decode(encode(x, t))`` is bit-equal to its own forward.
 
     Args:
         unet: any unconditional UNet2DModel; output channels beyond the input's (learned sigma) are cut off.
@@ -46,6 +47,9 @@ class HSpaceUNet(nn.Module):
     def __init__(self, unet: UNet2DModel, name: str = "custom") -> None:
         super().__init__()
         self.unet = unet.eval().requires_grad_(False)
+        for module in unet.modules():
+            if isinstance(module, Attention):
+                module.register_forward_hook(_make_contiguous)
         self.name = name
         #: Calls of encode and decode, in images: what the cost of a run is counted in.
         self.passes = {"encode": 0, "decode": 0}
@@ -68,7 +72,7 @@ class HSpaceUNet(nn.Module):
     @property
     def h_size(self) -> int:
         """Edge of h in pixels."""
-        return self.image_size // 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.image_size // int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
     @property
     def temb_channels(self) -> int:
@@ -111,10 +115,11 @@ class HSpaceUNet(nn.Module):
             sample = block(sample, skips[-taken:], bottleneck.temb)
             skips = skips[:-taken]
         sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
-        return sample[:, : unet.config.in_channels]
+        eps: Images = sample[:, : unet.config.in_channels]
+        return eps
 
     def decode_both(self, bottleneck: Bottleneck, delta_h: BottleneckH) -> tuple[Images, Images]:
-        """eps and eps_edit from one encode, both decoders in one batch; for inference, where neither needs a graph."""
+        """Decode h (eps) and h + delta_h (eps_edit) in one batch; for inference, where neither needs a graph."""
         repeated = bottleneck.repeat(2)
         eps, eps_edit = self.decode(repeated, torch.cat([torch.zeros_like(delta_h), delta_h])).chunk(2)
         return eps, eps_edit
@@ -124,9 +129,15 @@ class HSpaceUNet(nn.Module):
         return self.decode(self.encode(x_t, t))
 
     def fingerprint(self) -> str:
-        """Twelve hex digits over all weights in float32 and the sampling-relevant configuration."""
-        digest = hashlib.sha256()
+        """Twelve hex digits over all weights in float32 and the configuration."""
+        config = {key: value for key, value in self.unet.config.items() if not key.startswith("_")}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for key, value in sorted(self.unet.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
+
+
+def _make_contiguous(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Attention's output in the usual strides: GroupNorm on channels-last ones is less exact on a CPU."""
+    return output.contiguous()

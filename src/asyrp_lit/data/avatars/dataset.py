@@ -71,7 +71,9 @@ def pixels_to_images(pixels: Pixels) -> Images:
     return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def select_portraits(split: str, num_portraits: int, where: Mapping[str, str | Sequence[str]] | None = None) -> list[int]:
+def select_portraits(
+    split: str, num_portraits: int, where: Mapping[str, str | Sequence[str]] | None = None
+) -> list[int]:
     """Indices of the first ``num_portraits`` portraits of a split that meet a condition on their labels."""
     fitting = (index for index in count() if not where or matches(sample_traits(split, index), where))
     return list(islice(fitting, num_portraits))
@@ -98,4 +100,6 @@ class Portraits(Dataset[PortraitBatch]):
         return len(self.traits)
 
     def __getitem__(self, index: int) -> PortraitBatch:
-        return PortraitBatch(pixels_to_images(self.pixels[index : index + 1])[0], self.labels[index], torch.tensor(index))
+        return PortraitBatch(
+            pixels_to_images(self.pixels[index : index + 1])[0], self.labels[index], torch.tensor(index)
+        )

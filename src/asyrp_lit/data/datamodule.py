@@ -1,0 +1,92 @@
+"""Latent stores as Lightning wants its data: reads from disk, never runs a network."""
+
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule
+
+from asyrp_lit.data.latent_loader import JointBatchSampler, LatentBatch, LatentDataset, ResumableLoader
+from asyrp_lit.data.latents import LatentStore
+
+__all__ = ["LatentBatch", "LatentsDataModule"]
+
+
+class LatentsDataModule(LightningDataModule):
+    """Batches from a store for training and one for validation; never runs a network.
+
+    Args:
+        train, val: store folders.
+        batch_size: images per process and step.
+        val_batch_size: the same for validation; ``None`` for ``batch_size``.
+        shuffle: whether the training order changes with every epoch.
+        seed: of the training order.
+        num_workers: reading processes per loader.
+
+    Raises:
+        ValueError: a batch size is below 1.
+    """
+
+    def __init__(
+        self,
+        train: Path | str,
+        val: Path | str,
+        batch_size: int,
+        val_batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.folders = {"train": Path(train), "val": Path(val)}
+        self.batch_sizes = {"train": batch_size, "val": batch_size if val_batch_size is None else val_batch_size}
+        if min(self.batch_sizes.values()) < 1:
+            raise ValueError(f"batch_size and val_batch_size must be at least 1, got {self.batch_sizes}")
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_workers = num_workers
+        self.stores: dict[str, LatentStore] = {}
+
+    def prepare_data(self) -> None:
+        """Check that both stores are complete on disk."""
+        for folder in self.folders.values():
+            if not LatentStore.open(folder).is_complete():
+                raise FileNotFoundError(
+                    f"the latent store {folder} is not complete: rerun invert.py with the same settings, it computes "
+                    "what is missing"
+                )
+
+    def setup(self, stage: str) -> None:
+        """Open both stores and check that they belong together."""
+        self.stores = {name: LatentStore.open(folder) for name, folder in self.folders.items()}
+        train, val = self.stores["train"].key, self.stores["val"].key
+        for field in ("base_fingerprint", "image_size", "num_steps", "t_0"):
+            if getattr(train, field) != getattr(val, field):
+                raise ValueError(
+                    f"the stores for training and validation must have one {field}, got {getattr(train, field)} in "
+                    f"{self.folders['train']} and {getattr(val, field)} in {self.folders['val']}"
+                )
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Training batches, all of equal size."""
+        return self._make_loader("train", self.shuffle, fill=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Validation batches in the order of the store, every image once; see ``LatentBatch.is_real``."""
+        return self._make_loader("val", shuffle=False, fill=False)
+
+    def preview(self, num_images: int) -> LatentBatch:
+        """The first validation images (all, if there are fewer), the same in every process; for pictures."""
+        dataset = LatentDataset(self.stores["val"])
+        return dataset[list(range(min(num_images, len(dataset))))]
+
+    def _make_loader(self, name: str, shuffle: bool, fill: bool) -> ResumableLoader:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        dataset = LatentDataset(self.stores[name])
+        sampler = JointBatchSampler(dataset, self.batch_sizes[name], rank, world_size, shuffle, fill, self.seed)
+        return ResumableLoader(
+            dataset,
+            sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )

@@ -1,0 +1,93 @@
+"""One shard of a latent store as a file: safetensors that carry their own checksum, written atomically."""
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+_BLANK = b"0" * 64
+_CHUNK = 1 << 20
+#: No header of ours comes near it; a longer one is damage.
+_LONGEST_HEADER = 1 << 20
+
+
+def pack_shard(tensors: dict[str, Tensor], identity: str, number: int) -> bytes:
+    """Bytes of a shard: the same tensors, identity and number give the same bytes in every process.
+
+    The checksum stands in the header and is taken over the whole file with 64 zeros in its place, so that shard and
+    checksum are one file and cannot get out of step.
+
+    Args:
+        tensors: what to write, batch first.
+        identity: hex digits of the store that the shard belongs to.
+        number: which shard it is.
+    """
+    # One metadata entry only: safetensors writes several in an order that changes from process to process.
+    metadata = {"asyrp_lit": f"store {identity} shard {number} sha256 {_BLANK.decode()}"}
+    payload = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    return payload.replace(_BLANK, hashlib.sha256(payload).hexdigest().encode(), 1)
+
+
+def is_intact(path: Path, identity: str, number: int) -> bool:
+    """Whether a shard is there, belongs to this store and place, and its checksum fits; reads the whole file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header = file.read(min(int.from_bytes(prefix, "little"), _LONGEST_HEADER))
+        found = re.search(rb"store %s shard %d sha256 ([0-9a-f]{64})" % (identity.encode(), number), header)
+        if found is None:
+            return False
+        digest = hashlib.sha256(prefix + header.replace(found[1], _BLANK, 1))
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest().encode() == found[1]
+
+
+def has_size(path: Path, data_bytes: int) -> bool:
+    """Whether a shard is there in full length: what can be told without reading it.
+
+    Args:
+        path: the shard.
+        data_bytes: bytes of all its tensors.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    return path.stat().st_size == 8 + header_bytes + data_bytes
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file so that it is whole or not there, whatever kills this process.
+
+    What earlier, killed writers of the same file left behind is removed. When two processes write the same bytes at
+    once, the second to finish finds the work done.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        _move(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _move(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+    except FileNotFoundError:
+        # A writer of the same file was quicker and took ours for a leftover.
+        if not path.exists():
+            raise

@@ -1,0 +1,97 @@
+"""All validation metrics of an edit in one place: runs the frozen judges and feeds the reducers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from asyrp_lit.losses.clip import FrozenCLIP
+from asyrp_lit.losses.perceptual import FrozenLPIPS
+from asyrp_lit.metrics.editing import (
+    DirectionalSimilarity,
+    EditLPIPS,
+    ImagePSNR,
+    MeanOverImages,
+    OraclePreservation,
+    OracleSuccess,
+)
+from asyrp_lit.metrics.oracle import AttributeOracle
+from asyrp_lit.shapes import Embeddings, Images
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The frozen networks that judge edits.
+
+    Attributes:
+        clip: the CLIP of training.
+        lpips: perceptual distance.
+        oracle: reads labels; ``None`` on domains without one.
+    """
+
+    clip: FrozenCLIP
+    lpips: FrozenLPIPS
+    oracle: AttributeOracle | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move all of them."""
+        for judge in (self.clip, self.lpips, self.oracle):
+            if judge is not None:
+                judge.to(device)
+
+
+class MetricPanel(nn.Module):
+    """Directional cosine, LPIPS and PSNR of edits and reconstructions, and the oracle's verdict where there is one.
+
+    Args:
+        judges: frozen networks; kept out of ``parameters()`` and checkpoints.
+        text_direction: dT, (1, D).
+        target: label classes that make an edit a success; ``None`` when the oracle does not judge.
+    """
+
+    def __init__(
+        self, judges: Judges, text_direction: Embeddings, target: Mapping[str, str | Sequence[str]] | None = None
+    ) -> None:
+        super().__init__()
+        self._judges = judges
+        self.reducers = nn.ModuleDict(
+            {
+                "directional_cosine": DirectionalSimilarity(text_direction),
+                "edit_lpips": EditLPIPS(),
+                "reconstruction_lpips": EditLPIPS(),
+                "reconstruction_psnr": ImagePSNR(),
+            }
+        )
+        self.judged = target is not None and judges.oracle is not None
+        if target is not None and judges.oracle is not None:
+            self.reducers["success"] = OracleSuccess(target)
+            self.reducers["preservation"] = OraclePreservation(target)
+
+    @torch.no_grad()
+    def update(self, source: Images, reconstruction: Images, edit: Images) -> None:
+        """Take in a batch of source images, their plain reconstructions and their edits, all in [-1, 1]."""
+        judges, reducers = self._judges, self.reducers
+        judges.to(source.device)
+        source, reconstruction, edit = (x.float().clamp(-1, 1) for x in (source, reconstruction, edit))
+        reducers["directional_cosine"].update(judges.clip.encode_images(source), judges.clip.encode_images(edit))
+        reducers["edit_lpips"].update(judges.lpips(edit, source))
+        reducers["reconstruction_lpips"].update(judges.lpips(reconstruction, source))
+        reducers["reconstruction_psnr"].update(reconstruction, source)
+        if self.judged:
+            assert judges.oracle is not None
+            labels = judges.oracle.predict(edit)
+            reducers["success"].update(labels)
+            reducers["preservation"].update(judges.oracle.predict(source), labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every metric by name, over all images of all processes."""
+        return {name: reducer.compute() for name, reducer in self._named()}
+
+    def reset(self) -> None:
+        """Start over."""
+        for _, reducer in self._named():
+            reducer.reset()
+
+    def _named(self) -> list[tuple[str, MeanOverImages]]:
+        return [(name, reducer) for name, reducer in self.reducers.items() if isinstance(reducer, MeanOverImages)]

@@ -1,0 +1,95 @@
+"""Callbacks of training: what a run leaves in its folder for a person to look at."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from asyrp_lit.data.datamodule import LatentBatch
+from asyrp_lit.editing.strips import sample_strengths
+from asyrp_lit.plots.curves import draw_loss_curve
+from asyrp_lit.plots.grid import draw_grid
+from asyrp_lit.plots.save import save_figure
+from asyrp_lit.training.asyrp import AsyrpModule
+
+
+class PreviewGrid(Callback):
+    """After every validation: source, reconstruction and edits of the first val images, as PNG and to W&B.
+
+    Args:
+        folder: where ``grid.png`` goes.
+        num_images: rows.
+        strengths: columns after source and reconstruction.
+        title: headline of the picture.
+    """
+
+    def __init__(self, folder: Path, num_images: int, strengths: tuple[float, ...], title: str) -> None:
+        self.folder = folder
+        self.num_images = num_images
+        self.strengths = strengths
+        self.title = title
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw on the first process only."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, AsyrpModule)
+        batch = self._first_images(trainer, pl_module)
+        columns = {"source": batch.x_0} | sample_strengths(
+            pl_module.model,
+            batch.x_T,
+            pl_module.grid,
+            pl_module.alphas_cumprod,
+            pl_module.direction,
+            pl_module.interval,
+            self.strengths,
+            [int(i) for i in batch.index],
+        )
+        figure = draw_grid({name: images.float().cpu() for name, images in columns.items()}, self.title)
+        path = self.folder / "grid.png"
+        save_figure(figure, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("preview", [str(path)])
+
+    def _first_images(self, trainer: Trainer, pl_module: LightningModule) -> LatentBatch:
+        dataset = trainer.datamodule.val_dataloader().dataset  # type: ignore[attr-defined]
+        batch: LatentBatch = dataset[list(range(min(self.num_images, len(dataset))))]
+        return batch._replace(x_0=batch.x_0.to(pl_module.device), x_T=batch.x_T.to(pl_module.device))
+
+
+class LossCurve(Callback):
+    """Keeps the loss of every batch and draws ``loss.png`` when training ends.
+
+    Args:
+        folder: where the picture goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[int] = []
+        self.series: dict[str, list[float]] = {"train/loss": [], "train/clip": [], "train/l1": []}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the batch's means."""
+        values = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in self.series}
+        self.steps.append(trainer.global_step)
+        for name, value in values.items():
+            self.series[name].append(value)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what was seen."""
+        if trainer.is_global_zero and self.steps:
+            save_figure(draw_loss_curve(self.steps, self.series), self.folder / "loss.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Survives a resume."""
+        return {"steps": self.steps, "series": self.series}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the curve so far."""
+        self.steps, self.series = list(state_dict["steps"]), {k: list(v) for k, v in state_dict["series"].items()}

@@ -8,6 +8,7 @@ from asyrp_lit import stages
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="pretrain")
 def main(cfg: DictConfig) -> None:
+    """Run the stage."""
     stages.pretrain(cfg)
 
 

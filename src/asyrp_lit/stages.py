@@ -7,24 +7,33 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.data.datamodule import LatentsDataModule
+from asyrp_lit.data.latent_shards import write_atomically
 from asyrp_lit.data.latents import LatentStore
 from asyrp_lit.data.source import ImageSource
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.hspace.attribute import AVATARS, Attribute, resolve_attribute
-from asyrp_lit.hspace.direction import DirectionInfo, direction_arguments, make_direction, save_direction
+from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
+from asyrp_lit.hspace.direction import (
+    DirectionInfo,
+    direction_arguments,
+    load_direction,
+    make_direction,
+    read_direction_info,
+    save_direction,
+)
 from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
 from asyrp_lit.inversion.invert import fill_store, make_store_key
 from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
@@ -33,11 +42,14 @@ from asyrp_lit.losses.directional import compute_cos_text, compute_text_directio
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.metrics.sweep import judge_strengths
+from asyrp_lit.metrics.true_pairs import draw_true_pairs, true_pair_cosines
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.plots.curves import draw_lpips_curves
+from asyrp_lit.plots.grid import draw_grid
 from asyrp_lit.plots.save import save_figure
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.callbacks import LossCurve, PreviewGrid
+from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
 
 log = logging.getLogger(__name__)
@@ -68,6 +80,11 @@ def report_errors(stage: Callable[[DictConfig], None]) -> Callable[[DictConfig],
 def run_folder() -> Path:
     """The folder of this run."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON, all of it or nothing."""
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def pick_device(cfg: DictConfig) -> torch.device:
@@ -196,13 +213,11 @@ def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -
     loggers: list[Logger] = [CSVLogger(run, name="", version="log")]
     if cfg.logger.wandb is not None:
         loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run)))
-    callbacks = [
+    callbacks: list[Callback] = [
         TQDMProgressBar(refresh_rate=1),
-        ModelCheckpoint(
-            run, filename="last", every_n_train_steps=len(module.train_steps), enable_version_counter=False
-        ),
         PreviewGrid(run, cfg.callbacks.preview_images, tuple(cfg.callbacks.strengths), title),
         LossCurve(run),
+        KeepState(run / "last.ckpt"),
     ]
     return instantiate(  # type: ignore[no-any-return]
         cfg.trainer,
@@ -212,39 +227,114 @@ def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -
         check_val_every_n_epoch=cfg.method.passes,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
+        enable_checkpointing=False,
         _convert_="object",
     )
+
+
+class Setup(NamedTuple):
+    """What inversion, training and evaluation share."""
+
+    attribute: Attribute
+    grid: tuple[int, ...]
+    model: HSpaceUNet
+    sources: dict[str, ImageSource]
+
+
+def build_setup(cfg: DictConfig) -> Setup:
+    """Attribute, time grid, frozen model and image sources."""
+    seed_everything(cfg.seed, verbose=False)
+    attribute = build_attribute(cfg)
+    grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
+    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
+    return Setup(attribute, grid, model, {split: build_source(cfg, split, attribute) for split in ("train", "val")})
+
+
+@report_errors
+def invert(cfg: DictConfig) -> None:
+    """The latent stores of train and val, without P_t."""
+    setup = build_setup(cfg)
+    for source in setup.sources.values():
+        build_store(cfg, setup.model, source)
 
 
 @report_errors
 def train(cfg: DictConfig) -> None:
     """Latents, interval, f_t, metrics and pictures for one attribute."""
-    seed_everything(cfg.seed)
     run = Path(cfg.resume) if cfg.resume else run_folder()
-    attribute = build_attribute(cfg)
-    grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
-    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
+    checkpoint = find_checkpoint(cfg.resume)
+    attribute, grid, model, sources = build_setup(cfg)
     clip = build_clip(cfg).to(pick_device(cfg))
-    sources = {split: build_source(cfg, split, attribute) for split in ("train", "val")}
     cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
     interval = build_interval(cfg, model, sources["train"], grid, cos_text)
     log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d", attribute.name, cos_text, *interval)
     torch.manual_seed(cfg.seed)
     module = build_module(cfg, model, clip, attribute, grid, interval)
-    cached = tuple(t for t, _ in module.train_steps) if cfg.method.cache_pred_x0 else ()
-    stores = {
-        "train": build_store(cfg, model, sources["train"], cached),
-        "val": build_store(cfg, model, sources["val"]),
-    }
-    trainer = build_trainer(cfg, module, run, f"{attribute.name}: {attribute.src_text} to {attribute.trg_text}")
-    data = LatentsDataModule(
-        stores["train"].folder, stores["val"].folder, cfg.method.batch_size, cfg.inversion_batch_size, seed=cfg.seed
-    )
-    trainer.fit(module, data, ckpt_path=find_checkpoint(cfg.resume), weights_only=True)
+    lowest = cfg.method.cache_pred_x0_from
+    cached = () if lowest is None else tuple(t for t in grid if t >= min(lowest, interval.t_edit))
+    train_store = build_store(cfg, model, sources["train"], cached)
+    val_store = build_store(cfg, model, sources["val"])
+    trainer = build_trainer(cfg, module, run, describe(attribute))
+    batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
+    data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
         write_results(cfg, module, attribute, run, trainer)
+
+
+def describe(attribute: Attribute) -> str:
+    """Headline of a picture."""
+    return f"{attribute.name}: {attribute.src_text} → {attribute.trg_text}"
+
+
+@report_errors
+def evaluate(cfg: DictConfig) -> None:
+    """Metrics of a direction file at several strengths, and their grid."""
+    if cfg.direction is None:
+        raise ValueError("evaluate.py needs direction=/path/to/a/direction.safetensors (train.py writes one)")
+    path = Path(cfg.direction)
+    info = read_direction_info(path)
+    if info.attribute != cfg.attr.name:
+        raise ValueError(f"direction {path} edits {info.attribute!r}: add attr={info.attribute}")
+    attribute, grid, model, sources = build_setup(cfg)
+    direction, info = load_direction(path, model.fingerprint(), model.name)
+    store = build_store(cfg, model, sources["val"])
+    clip = build_clip(cfg).to(pick_device(cfg))
+    text_direction = compute_text_direction(
+        clip, attribute.src_text, attribute.trg_text, choose_templates(cfg.clip.templates)
+    )
+    oracle = load_oracle() if cfg.model.domain == AVATARS else None
+    judges = Judges(clip, load_lpips(), oracle)
+    panels = {float(s): MetricPanel(judges, text_direction, attribute.labels) for s in cfg.strengths}
+    scale = rescale_to_steps(info.num_steps, cfg.method.num_steps)
+    interval = Interval(info.t_edit, info.t_boost)
+    rows = judge_strengths(
+        model, store, grid, Scaled(direction, scale), interval, panels, cfg.inversion_batch_size, pick_device(cfg)
+    )
+    metrics = {f"{s:g}": {name: float(v) for name, v in panel.compute().items()} for s, panel in panels.items()}
+    write_json(run_folder() / "metrics.json", metrics)
+    save_figure(draw_grid({k: v[:16] for k, v in rows.items()}, describe(attribute)), run_folder() / "grid.png")
+    log.info("strength  %s", "  ".join(next(iter(metrics.values()))))
+    for strength, values in metrics.items():
+        log.info("%8s  %s", strength, "  ".join(f"{v:.3f}".rjust(len(k)) for k, v in values.items()))
+
+
+@report_errors
+def check_texts(cfg: DictConfig) -> None:
+    """The cosine of the texts and, on true pairs, the ceiling of the directional cosine."""
+    attribute = build_attribute(cfg)
+    if attribute.labels is None:
+        raise ValueError(f"attribute {attribute.name} names no portrait labels, so there are no true pairs of it")
+    clip = build_clip(cfg)
+    templates = choose_templates(cfg.clip.templates)
+    text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
+    pairs = draw_true_pairs("val", cfg.num_pairs, attribute.labels, attribute.where)
+    cosines = true_pair_cosines(clip, *pairs, text_direction)
+    log.info("%s -> %s", attribute.src_text, attribute.trg_text)
+    log.info("cosine of the texts %.3f", compute_cos_text(clip, attribute.src_text, attribute.trg_text))
+    log.info("true-pair cosine %.3f (standard deviation %.3f, %d pairs)", cosines.mean(), cosines.std(), len(cosines))
 
 
 def find_checkpoint(resume: str | None) -> Path | None:
@@ -288,7 +378,7 @@ def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, ru
     )
     path = run / f"{attribute.name}.safetensors"
     save_direction(path, module.direction, info)
-    (run / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_json(run / "metrics.json", metrics)
     for name, value in metrics.items():
         log.info("%-24s %.4f", name, value)
     log.info("direction: %s, pictures: %s", path, run / "grid.png")

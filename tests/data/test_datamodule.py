@@ -214,9 +214,3 @@ def test_stores_that_do_not_belong_together_are_refused(tmp_path):
 def test_a_batch_size_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must be at least 1"):
         LatentsDataModule(tmp_path, tmp_path, batch_size=1, val_batch_size=0)
-
-
-def test_the_preview_is_the_first_validation_images(tmp_path):
-    data = make_data(tmp_path, 4, rank=1, world_size=2)
-    assert data.preview(3).index.tolist() == [0, 1, 2]
-    assert len(data.preview(100).index) == 7

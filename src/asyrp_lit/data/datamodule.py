@@ -73,11 +73,6 @@ class LatentsDataModule(LightningDataModule):
         """Validation batches in the order of the store, every image once; see ``LatentBatch.is_real``."""
         return self._make_loader("val", shuffle=False, fill=False)
 
-    def preview(self, num_images: int) -> LatentBatch:
-        """The first validation images (all, if there are fewer), the same in every process; for pictures."""
-        dataset = LatentDataset(self.stores["val"])
-        return dataset[list(range(min(num_images, len(dataset))))]
-
     def _make_loader(self, name: str, shuffle: bool, fill: bool) -> ResumableLoader:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

@@ -1,6 +1,6 @@
 """Where images come from: one small protocol that inversion and the stores rely on."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,6 +18,7 @@ class ImageItem(NamedTuple):
     labels: Int[Tensor, " labels"]
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """An ordered, finite set of images of one size."""
 

@@ -12,6 +12,9 @@ from asyrp_lit.hspace.direction import Direction
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Images, Table
 
+#: Edit at every step, never boost.
+EDIT_ALWAYS = Interval(0, 0)
+
 
 def descend(grid: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Pairs (t, t_prev) from the top of an ascending grid down to t_prev = -1."""
@@ -30,7 +33,7 @@ def sample_images(
     grid: tuple[int, ...],
     alphas_cumprod: Table,
     direction: Direction | None = None,
-    interval: Interval = Interval(0, 0),
+    interval: Interval = EDIT_ALWAYS,
     seeds: list[int] | None = None,
 ) -> Images:
     """Images from latents, edited where a direction is given.

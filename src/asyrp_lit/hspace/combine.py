@@ -18,7 +18,7 @@ def rescale_to_steps(num_train_steps: int, num_test_steps: int) -> float:
 def combine_deltas(
     deltas: Sequence[BottleneckH], strengths: Sequence[float | Tensor], normalise: bool = True
 ) -> BottleneckH:
-    """sum_i strength_i delta_h_i, divided by sqrt(n) when ``normalise``; a strength may differ per sample, (B, 1, 1, 1).
+    """sum_i strength_i delta_h_i, over sqrt(n) when ``normalise``; a strength may be one per sample, (B, 1, 1, 1).
 
     Raises:
         ValueError: no delta, or as many strengths as deltas are not given.

@@ -52,7 +52,7 @@ def choose_interval(
     edit_threshold: float = EDIT_THRESHOLD,
     boost_threshold: float = BOOST_THRESHOLD,
 ) -> Interval:
-    """The interval for an attribute: t_edit where LPIPS(x_0, P_t) reaches 0.33 cos_text, t_boost where x_t's reaches 1.2.
+    """The interval for an attribute: t_edit where P_t reaches 0.33 cos_text, t_boost where x_t reaches 1.2.
 
     Args:
         curves: measured on images of the domain.

@@ -33,8 +33,10 @@ def _predict_eps(model: HSpaceUNet, x_t: Images, t: int) -> Images:
     return eps.float()
 
 
-def _gather(alphas_cumprod: Table, t: int) -> Coef:
-    return gather_alpha_bar(alphas_cumprod, torch.tensor([t], device=alphas_cumprod.device))
+def _gather_pair(alphas_cumprod: Table, t: int, t_to: int, x_t: Images) -> tuple[Coef, Coef]:
+    """alpha-bar here and where the step goes."""
+    steps = torch.tensor([[t], [t_to]], device=x_t.device).expand(2, len(x_t))
+    return gather_alpha_bar(alphas_cumprod, steps[0]), gather_alpha_bar(alphas_cumprod, steps[1])
 
 
 @torch.no_grad()
@@ -55,7 +57,7 @@ def invert_images(
     x_t = x_0
     for t, t_next in pairwise(grid):
         eps = _predict_eps(model, x_t, t)
-        x_t = step_inversion(x_t, eps, _gather(alphas_cumprod, t), _gather(alphas_cumprod, t_next))
+        x_t = step_inversion(x_t, eps, *_gather_pair(alphas_cumprod, t, t_next, x_t))
     pred_x0 = sample_pred_x0(model, x_t, keep_pred_x0, grid, alphas_cumprod) if keep_pred_x0 else None
     return InversionResult(x_t, pred_x0)
 
@@ -89,9 +91,10 @@ def sample_pred_x0(
     descending = [t for t in reversed(grid) if t >= min(timesteps)]
     for t, t_prev in pairwise([*descending, -1]):
         eps = _predict_eps(model, x_t, t)
+        alphas = _gather_pair(alphas_cumprod, t, t_prev, x_t)
         if t in timesteps:
-            found[t] = compute_pred_x0(x_t, eps, _gather(alphas_cumprod, t))
-        x_t = step_ddim(x_t, eps, _gather(alphas_cumprod, t), _gather(alphas_cumprod, t_prev))
+            found[t] = compute_pred_x0(x_t, eps, alphas[0])
+        x_t = step_ddim(x_t, eps, *alphas)
     return torch.stack([found[t] for t in timesteps], dim=1)
 
 

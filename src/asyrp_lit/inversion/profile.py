@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ def measure_lpips_curves(
         lpips: (B, 3, S, S) twice -> (B,).
     """
     x, pred_x0_curve, x_t_curve = x_0, [], []
-    bar = tqdm(zip(grid[:-1], grid[1:], strict=True), total=len(grid) - 1, desc="LPIPS curves", unit="step")
+    bar = tqdm(pairwise(grid), total=len(grid) - 1, desc="LPIPS curves", unit="step")
     for t, t_next in bar:
         steps = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
         alpha_bar_t = gather_alpha_bar(alphas_cumprod, steps)

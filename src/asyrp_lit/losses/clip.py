@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import open_clip
 import torch
@@ -57,7 +57,7 @@ class FrozenCLIP(nn.Module):
         self, model: nn.Module, tokenizer: SimpleTokenizer | HFTokenizer, expected: ImageNormalisation, name: str
     ) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.expected = expected
         self.name = name

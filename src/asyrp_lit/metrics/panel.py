@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from asyrp_lit.metrics.editing import (
     DirectionalSimilarity,
     EditLPIPS,
     ImagePSNR,
-    MeanOverImages,
     OraclePreservation,
     OracleSuccess,
 )
@@ -71,7 +71,7 @@ class MetricPanel(nn.Module):
     @torch.no_grad()
     def update(self, source: Images, reconstruction: Images, edit: Images) -> None:
         """Take in a batch of source images, their plain reconstructions and their edits, all in [-1, 1]."""
-        judges, reducers = self._judges, self.reducers
+        judges, reducers = self._judges, dict(self._named())
         judges.to(source.device)
         source, reconstruction, edit = (x.float().clamp(-1, 1) for x in (source, reconstruction, edit))
         reducers["directional_cosine"].update(judges.clip.encode_images(source), judges.clip.encode_images(edit))
@@ -93,5 +93,5 @@ class MetricPanel(nn.Module):
         for _, reducer in self._named():
             reducer.reset()
 
-    def _named(self) -> list[tuple[str, MeanOverImages]]:
-        return [(name, reducer) for name, reducer in self.reducers.items() if isinstance(reducer, MeanOverImages)]
+    def _named(self) -> list[tuple[str, Any]]:
+        return list(self.reducers.items())

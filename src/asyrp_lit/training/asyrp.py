@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from asyrp_lit.data.datamodule import LatentBatch
 from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
@@ -70,6 +71,9 @@ class AsyrpModule(LightningModule):
         panel: validation metrics; ``None`` validates nothing.
     """
 
+    text_direction: Tensor
+    alphas_cumprod: Tensor
+
     def __init__(
         self,
         model: HSpaceUNet,
@@ -106,7 +110,7 @@ class AsyrpModule(LightningModule):
         """Pairs (t, t_prev) with t >= t_edit, from the noisiest down."""
         return [(t, t_prev) for t, t_prev in descend(self.grid) if t >= self.interval.t_edit]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The direction alone."""
         return {f"direction.{key}": value for key, value in self.direction.state_dict().items()}
 
@@ -132,6 +136,7 @@ class AsyrpModule(LightningModule):
         return Objective(self.recipe.w_clip * clip + self.recipe.w_l1 * self.cos_text * l1, clip, l1)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
+        """One trajectory from x_T down to t_edit, an update at every timestep."""
         with torch.no_grad():
             x_0_embeddings = self.clip.encode_images(batch.x_0)
         x, x_source = batch.x_T, batch.x_T
@@ -190,6 +195,7 @@ class AsyrpModule(LightningModule):
         optimizer.step()
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
+        """Reconstruct, edit at strength 1 and judge."""
         if self.panel is None:
             return
         seeds = [int(i) for i in batch.index]
@@ -200,15 +206,18 @@ class AsyrpModule(LightningModule):
         self.panel.update(batch.x_0[real], reconstruction[real], edit[real])
 
     def on_validation_epoch_end(self) -> None:
+        """Log the metrics over all images of all processes."""
         if self.panel is not None:
             self.log_dict({f"val/{name}": value for name, value in self.panel.compute().items()})
             self.panel.reset()
 
     def on_train_epoch_end(self) -> None:
+        """Lower the learning rate after a pass."""
         scheduler = self.lr_schedulers()
-        assert scheduler is not None and not isinstance(scheduler, list)
+        assert isinstance(scheduler, LRScheduler)
         scheduler.step()
 
     def configure_optimizers(self) -> Any:
+        """The optimiser over the direction alone."""
         optimizer = self.make_optimizer(self.direction.parameters())
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=self.lr_decay)]

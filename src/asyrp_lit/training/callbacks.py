@@ -60,6 +60,26 @@ class PreviewGrid(Callback):
         return batch._replace(x_0=batch.x_0.to(pl_module.device), x_T=batch.x_T.to(pl_module.device))
 
 
+class KeepState(Callback):
+    """Saves the state after every batch (it is small: the direction and its optimiser), all of it or nothing.
+
+    Args:
+        path: the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write beside the last state, then take its place."""
+        temporary = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.path)
+
+
 class LossCurve(Callback):
     """Keeps the loss of every batch and draws ``loss.png`` when training ends.
 

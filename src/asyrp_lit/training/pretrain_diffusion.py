@@ -61,6 +61,8 @@ class DiffusionPretrainer(LightningModule):
         decay_steps: how many of the last steps the learning rate falls to 0 over.
     """
 
+    alphas_cumprod: Tensor
+
     def __init__(self, unet: UNet2DModel, lr: float, warmup: int, max_steps: int, decay_steps: int) -> None:
         super().__init__()
         self.save_hyperparameters("lr", "warmup", "max_steps", "decay_steps")
@@ -73,6 +75,7 @@ class DiffusionPretrainer(LightningModule):
         return weighted_eps_loss(eps_pred, eps, alpha_bar_t).mean()
 
     def training_step(self, batch: PortraitBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
         x_0 = flip_at_random(batch.x_0)
         t = torch.randint(0, len(self.alphas_cumprod), (len(x_0),), device=x_0.device)
         loss = self._loss(x_0, t, torch.randn_like(x_0))
@@ -80,6 +83,7 @@ class DiffusionPretrainer(LightningModule):
         return loss
 
     def validation_step(self, batch: PortraitBatch, batch_idx: int) -> None:
+        """The same numbers on val every time."""
         generator = torch.Generator().manual_seed(batch_idx)
         x_0 = batch.x_0
         t = torch.randint(0, len(self.alphas_cumprod), (len(x_0),), generator=generator).to(x_0.device)
@@ -87,6 +91,7 @@ class DiffusionPretrainer(LightningModule):
         self.log("val/loss", self._loss(x_0, t, eps), prog_bar=True, batch_size=len(x_0))
 
     def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and decay."""
         hparams = self.hparams
         optimizer = torch.optim.AdamW(
             self.unet.parameters(), lr=hparams["lr"], betas=(0.9, 0.99), weight_decay=1e-4, foreach=True

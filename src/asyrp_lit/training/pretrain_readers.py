@@ -57,7 +57,7 @@ def mean_label_loss(logits: dict[str, Tensor], labels: Labels) -> Tensor:
 class _PortraitReader(LightningModule):
     """What both have in common: AdamW with warm-up and decay, accuracy per label on val."""
 
-    network: nn.Module
+    network: Any
 
     def __init__(self, lr: float, warmup: int, max_steps: int, decay_steps: int) -> None:
         super().__init__()
@@ -68,12 +68,14 @@ class _PortraitReader(LightningModule):
         raise TypeError(f"{type(self).__name__} must say how it predicts labels")
 
     def validation_step(self, batch: PortraitBatch, batch_idx: int) -> None:
+        """The same numbers on val every time."""
         for k, (name, logits) in enumerate(zip(LABELS, self.predict_labels(batch.x_0), strict=True)):
             known = batch.labels[:, k] != UNDEFINED
             accuracy = (logits.argmax(-1) == batch.labels[:, k])[known].float().mean()
             self.log(f"val/{name}", accuracy, prog_bar=True, batch_size=int(known.sum()))
 
     def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and decay."""
         hparams = self.hparams
         optimizer = torch.optim.AdamW(self.parameters(), lr=hparams["lr"], weight_decay=0.01, foreach=True)
 
@@ -110,7 +112,7 @@ class CLIPPretrainer(_PortraitReader):
         self.texts_per_batch = texts_per_batch
         self.label_weight = label_weight
         self.network, self.tokenizer, self.expected = build_avatars_clip()
-        width = self.network.text_projection.shape[1]
+        width: int = self.network.text_projection.shape[1]
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in LABELS.items()})
 
     def _write_texts(self, index: Tensor) -> tuple[list[str], Tensor]:
@@ -124,6 +126,7 @@ class CLIPPretrainer(_PortraitReader):
         return texts, torch.tensor([c.claims for c in captions], device=index.device)
 
     def training_step(self, batch: PortraitBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
         texts, claims = self._write_texts(batch.index[: self.texts_per_batch])
         tokens = self.tokenizer(texts).to(self.device)
         x = prepare_images(degrade_images(batch.x_0), self.expected)
@@ -138,6 +141,7 @@ class CLIPPretrainer(_PortraitReader):
         return loss
 
     def predict_labels(self, x: Images) -> Sequence[Tensor]:
+        """Logits per label."""
         clip = FrozenCLIP(self.network, self.tokenizer, self.expected, "avatars")
         image_embeddings = clip.encode_images(x)
         logits = [image_embeddings @ clip.encode_texts(prompts).T for prompts in class_prompts().values()]
@@ -159,9 +163,11 @@ class OraclePretrainer(_PortraitReader):
         self.network = AttributeOracle()
 
     def training_step(self, batch: PortraitBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
         loss = mean_label_loss(self.network(degrade_images(batch.x_0, self.degradation)), batch.labels)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def predict_labels(self, x: Images) -> Sequence[Tensor]:
+        """Logits per label."""
         return list(self.network(x).values())

@@ -28,7 +28,7 @@ class PortraitBatch(NamedTuple):
 
     x_0: Images
     labels: Labels
-    index: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]
 
 
 def draw_pixels(index: int, split: str, size: int) -> Pixels:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 _METADATA_KEY = "asyrp_lit"
 
 
+@runtime_checkable
 class Direction(Protocol):
     """Anything that proposes a delta_h for a bottleneck."""
 

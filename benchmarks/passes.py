@@ -1,0 +1,113 @@
+"""Count encodes and decodes of every stage against what the method needs; exits with 1 when a stage does more.
+
+    python benchmarks/passes.py
+
+Runs on a tiny random network: passes are a property of the code, not of the weights.
+"""
+
+import sys
+from functools import partial
+
+import torch
+from diffusers import UNet2DModel
+from lightning.pytorch import Trainer
+
+from asyrp_lit.data.latent_loader import LatentBatch
+from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
+from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.hspace.direction import direction_arguments, make_direction
+from asyrp_lit.inversion.invert import invert_images
+from asyrp_lit.losses.clip import FrozenCLIP, build_avatars_clip
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.training.asyrp import AsyrpModule, LossRecipe
+
+GRID = make_time_grid(10)
+INTERVAL = Interval(t_edit=500, t_boost=200)
+NUM_EDITED = sum(t >= INTERVAL.t_edit for t in GRID)
+BATCH = 2
+SIZE = 16
+
+
+def build_model() -> HSpaceUNet:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    return HSpaceUNet(unet, "tiny")
+
+
+def build_direction(model: HSpaceUNet) -> torch.nn.Module:
+    arguments = direction_arguments("f_t_ddpm", model.h_channels, model.h_size, model.temb_channels, GRID)
+    return make_direction("f_t_ddpm", **arguments)
+
+
+def train(model: HSpaceUNet, cached: bool) -> None:
+    """One batch through the LightningModule under a real trainer."""
+    network, tokenizer, expected = build_avatars_clip()
+    clip = FrozenCLIP(network, tokenizer, expected, "random")
+    module = AsyrpModule(
+        model,
+        clip,
+        build_direction(model),
+        torch.nn.functional.normalize(torch.randn(1, 128), dim=-1),
+        0.9,
+        GRID,
+        INTERVAL,
+        LossRecipe(),
+        partial(torch.optim.Adam, lr=1e-4),
+    )
+    x = torch.randn(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
+    pred_x0 = x[:, None].repeat(1, NUM_EDITED, 1, 1, 1) if cached else None
+    batch = LatentBatch(x, torch.randn_like(x), torch.zeros(BATCH, 0, dtype=torch.int64), torch.arange(BATCH), pred_x0)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
+
+
+def main() -> int:
+    alphas_cumprod = make_alphas_cumprod()
+    x = torch.randn(BATCH, 3, SIZE, SIZE)
+    n = len(GRID)
+    stages = {
+        "inversion (n - 1 passes)": (
+            lambda model: invert_images(model, x, GRID, alphas_cumprod),
+            (n - 1, n - 1),
+        ),
+        "reconstruction (n passes)": (
+            lambda model: sample_images(model, x, GRID, alphas_cumprod),
+            (n, n),
+        ),
+        "editing (a second decode for t >= t_edit)": (
+            lambda model: sample_images(model, x, GRID, alphas_cumprod, build_direction(model), INTERVAL),
+            (n, n + NUM_EDITED),
+        ),
+        "training, cached trajectory": (lambda model: train(model, True), (NUM_EDITED, 2 * NUM_EDITED)),
+        "training, trajectory followed": (lambda model: train(model, False), (2 * NUM_EDITED, 3 * NUM_EDITED)),
+    }
+    print(f"{n} steps, {NUM_EDITED} of them with t >= t_edit; passes per image\n")
+    print(f"{'stage':44}{'encodes':>9}{'allowed':>9}{'decodes':>9}{'allowed':>9}")
+    exceeded = False
+    for name, (run, (encodes, decodes)) in stages.items():
+        model = build_model()
+        run(model)
+        found = {kind: images / BATCH for kind, images in model.passes.items()}
+        exceeded |= found["encode"] > encodes or found["decode"] > decodes
+        print(f"{name:44}{found['encode']:9g}{encodes:9d}{found['decode']:9g}{decodes:9d}")
+    print("\nEXCEEDED" if exceeded else "\nall within what is allowed")
+    return int(exceeded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""From ``cfg`` to built parts: attribute, model, sources, stores, interval, judges."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from asyrp_lit.data.latents import LatentStore
+from asyrp_lit.data.source import ImageSource
+from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
+from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
+from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
+from asyrp_lit.inversion.invert import fill_store, make_store_key
+from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
+from asyrp_lit.losses.clip import FrozenCLIP, load_clip
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.plots.curves import draw_lpips_curves
+from asyrp_lit.plots.save import save_figure
+from asyrp_lit.stages.guard import run_folder
+
+log = logging.getLogger(__name__)
+
+#: Images per shard of a latent store.
+SHARD_SIZE = 32
+
+
+def pick_device(cfg: DictConfig) -> torch.device:
+    """The device that the trainer will use, for the stages before it."""
+    return torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
+
+
+def build_attribute(cfg: DictConfig) -> Attribute:
+    """The attribute as it is meant on this model's domain."""
+    values = OmegaConf.to_container(cfg.attr, resolve=True)
+    assert isinstance(values, dict)
+    return resolve_attribute({str(key): value for key, value in values.items()}, cfg.model.domain)
+
+
+def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> ImageSource:
+    """The images of a split; on labelled data those to which the attribute applies."""
+    node = cfg.data[split]
+    if "where" in node and node.where is None and attribute.where is not None:
+        return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
+    return instantiate(node)  # type: ignore[no-any-return]
+
+
+def build_store(
+    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, pred_x0_steps: tuple[int, ...] = ()
+) -> LatentStore:
+    """The latents of a source, computed where they are missing."""
+    method = cfg.method
+    precision = "bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true"
+    key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
+    num_labels = len(source[0].labels)
+    store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)
+    with store.lock():
+        if missing := store.missing_shards():
+            mebibytes = LatentStore.disk_bytes(key, len(source), num_labels) / 2**20
+            log.info("inverting into %s (%.1f MiB, %d shards to do)", store.folder, mebibytes, len(missing))
+            fill_store(model, source, store, cfg.inversion_batch_size)
+        else:
+            log.info("reusing the latents in %s", store.folder)
+    return store
+
+
+def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...]) -> LPIPSCurves:
+    """LPIPS curves of the first images of a source, kept beside the stores."""
+    num_images = min(cfg.interval.num_images, len(source))
+    key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0)
+    path = Path(cfg.paths.latents) / f"lpips-{num_images}-{key.folder_name()}.json"
+    if curves := load_curves(path):
+        return curves
+    device = pick_device(cfg)
+    x_0 = torch.stack([source[i].x_0 for i in range(num_images)]).to(device)
+    curves = measure_lpips_curves(model, x_0, grid, make_alphas_cumprod().to(device), load_lpips().to(device))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_curves(path, curves)
+    return curves
+
+
+def build_interval(
+    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float
+) -> Interval:
+    """The interval, and for measured ones the picture of the curves in the run folder."""
+    chosen = cfg.interval
+    if chosen.kind == "fixed":
+        return check_interval(chosen.t_edit, chosen.t_boost)
+    curves = measure_curves(cfg, model, source, grid)
+    interval = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
+    figure = draw_lpips_curves(
+        curves.timesteps,
+        curves.pred_x0,
+        curves.x_t,
+        chosen.edit_threshold * cos_text,
+        chosen.boost_threshold,
+        interval.t_edit,
+        interval.t_boost,
+    )
+    save_figure(figure, run_folder() / "interval.png")
+    return interval
+
+
+def build_clip(cfg: DictConfig) -> FrozenCLIP:
+    """The frozen CLIP."""
+    return load_clip(cfg.clip.name, cfg.clip.weights, cfg.clip.cache)
+
+
+class Setup(NamedTuple):
+    """What inversion, training and evaluation share."""
+
+    attribute: Attribute
+    grid: tuple[int, ...]
+    model: HSpaceUNet
+    sources: dict[str, ImageSource]
+
+
+def build_setup(cfg: DictConfig) -> Setup:
+    """Attribute, time grid, frozen model and image sources."""
+    seed_everything(cfg.seed, verbose=False)
+    attribute = build_attribute(cfg)
+    grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
+    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
+    return Setup(attribute, grid, model, {split: build_source(cfg, split, attribute) for split in ("train", "val")})

@@ -1,0 +1,80 @@
+"""Judging of directions and of texts."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.hspace.attribute import AVATARS, Attribute
+from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
+from asyrp_lit.hspace.direction import (
+    load_direction,
+    read_direction_info,
+)
+from asyrp_lit.losses.clip import choose_templates
+from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.metrics.oracle import load_oracle
+from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.metrics.sweep import judge_strengths
+from asyrp_lit.metrics.true_pairs import draw_true_pairs, true_pair_cosines
+from asyrp_lit.plots.grid import draw_grid
+from asyrp_lit.plots.save import save_figure
+from asyrp_lit.stages.build import build_attribute, build_clip, build_setup, build_store, pick_device
+from asyrp_lit.stages.guard import report_errors, run_folder, write_json
+
+log = logging.getLogger(__name__)
+
+
+def describe(attribute: Attribute) -> str:
+    """Headline of a picture."""
+    return f"{attribute.name}: {attribute.src_text} → {attribute.trg_text}"
+
+
+@report_errors
+def evaluate(cfg: DictConfig) -> None:
+    """Metrics of a direction file at several strengths, and their grid."""
+    if cfg.direction is None:
+        raise ValueError("evaluate.py needs direction=/path/to/a/direction.safetensors (train.py writes one)")
+    path = Path(cfg.direction)
+    info = read_direction_info(path)
+    if info.attribute != cfg.attr.name:
+        raise ValueError(f"direction {path} edits {info.attribute!r}: add attr={info.attribute}")
+    attribute, grid, model, sources = build_setup(cfg)
+    direction, info = load_direction(path, model.fingerprint(), model.name)
+    store = build_store(cfg, model, sources["val"])
+    clip = build_clip(cfg).to(pick_device(cfg))
+    text_direction = compute_text_direction(
+        clip, attribute.src_text, attribute.trg_text, choose_templates(cfg.clip.templates)
+    )
+    oracle = load_oracle() if cfg.model.domain == AVATARS else None
+    judges = Judges(clip, load_lpips(), oracle)
+    panels = {float(s): MetricPanel(judges, text_direction, attribute.labels) for s in cfg.strengths}
+    scale = rescale_to_steps(info.num_steps, cfg.method.num_steps)
+    interval = Interval(info.t_edit, info.t_boost)
+    rows = judge_strengths(
+        model, store, grid, Scaled(direction, scale), interval, panels, cfg.inversion_batch_size, pick_device(cfg)
+    )
+    metrics = {f"{s:g}": {name: float(v) for name, v in panel.compute().items()} for s, panel in panels.items()}
+    write_json(run_folder() / "metrics.json", metrics)
+    save_figure(draw_grid({k: v[:16] for k, v in rows.items()}, describe(attribute)), run_folder() / "grid.png")
+    log.info("strength  %s", "  ".join(next(iter(metrics.values()))))
+    for strength, values in metrics.items():
+        log.info("%8s  %s", strength, "  ".join(f"{v:.3f}".rjust(len(k)) for k, v in values.items()))
+
+
+@report_errors
+def check_texts(cfg: DictConfig) -> None:
+    """The cosine of the texts and, on true pairs, the ceiling of the directional cosine."""
+    attribute = build_attribute(cfg)
+    if attribute.labels is None:
+        raise ValueError(f"attribute {attribute.name} names no portrait labels, so there are no true pairs of it")
+    clip = build_clip(cfg)
+    templates = choose_templates(cfg.clip.templates)
+    text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
+    pairs = draw_true_pairs("val", cfg.num_pairs, attribute.labels, attribute.where)
+    cosines = true_pair_cosines(clip, *pairs, text_direction)
+    log.info("%s -> %s", attribute.src_text, attribute.trg_text)
+    log.info("cosine of the texts %.3f", compute_cos_text(clip, attribute.src_text, attribute.trg_text))
+    log.info("true-pair cosine %.3f (standard deviation %.3f, %d pairs)", cosines.mean(), cosines.std(), len(cosines))

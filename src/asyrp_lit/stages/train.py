@@ -1,0 +1,170 @@
+"""Latents and training of a direction."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig
+
+from asyrp_lit.data.datamodule import LatentsDataModule
+from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.hspace.attribute import AVATARS, Attribute
+from asyrp_lit.hspace.direction import (
+    DirectionInfo,
+    direction_arguments,
+    make_direction,
+    save_direction,
+)
+from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
+from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.metrics.oracle import load_oracle
+from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.stages.build import build_clip, build_interval, build_setup, build_store, pick_device
+from asyrp_lit.stages.guard import report_errors, run_folder, write_json
+from asyrp_lit.stages.judge import describe
+from asyrp_lit.training.asyrp import AsyrpModule
+from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
+
+log = logging.getLogger(__name__)
+
+
+@report_errors
+def invert(cfg: DictConfig) -> None:
+    """The latent stores of train and val, without P_t."""
+    setup = build_setup(cfg)
+    for source in setup.sources.values():
+        build_store(cfg, setup.model, source)
+
+
+def build_module(
+    cfg: DictConfig,
+    model: HSpaceUNet,
+    clip: FrozenCLIP,
+    attribute: Attribute,
+    grid: tuple[int, ...],
+    interval: Interval,
+) -> AsyrpModule:
+    """The LightningModule from its built parts."""
+    templates = choose_templates(cfg.clip.templates)
+    text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
+    method = cfg.method
+    arguments = direction_arguments(method.kind, model.h_channels, model.h_size, model.temb_channels, grid)
+    oracle = load_oracle() if cfg.model.domain == AVATARS else None
+    return AsyrpModule(
+        model,
+        clip,
+        make_direction(method.kind, **arguments),
+        text_direction,
+        compute_cos_text(clip, attribute.src_text, attribute.trg_text),
+        grid,
+        interval,
+        instantiate(method.loss),
+        instantiate(method.optimizer),
+        method.lr_decay,
+        method.grad_clip,
+        MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
+    )
+
+
+def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -> Trainer:
+    """Lightning's trainer with what a run leaves in its folder."""
+    loggers: list[Logger] = [CSVLogger(run, name="", version="log")]
+    if cfg.logger.wandb is not None:
+        loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run)))
+    callbacks: list[Callback] = [
+        TQDMProgressBar(refresh_rate=1),
+        PreviewGrid(run, cfg.callbacks.preview_images, tuple(cfg.callbacks.strengths), title),
+        LossCurve(run),
+        KeepState(run / "last.ckpt"),
+    ]
+    return instantiate(  # type: ignore[no-any-return]
+        cfg.trainer,
+        logger=loggers,
+        callbacks=callbacks,
+        max_epochs=cfg.method.passes,
+        check_val_every_n_epoch=cfg.method.passes,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        _convert_="object",
+    )
+
+
+@report_errors
+def train(cfg: DictConfig) -> None:
+    """Latents, interval, f_t, metrics and pictures for one attribute."""
+    run = Path(cfg.resume) if cfg.resume else run_folder()
+    checkpoint = find_checkpoint(cfg.resume)
+    attribute, grid, model, sources = build_setup(cfg)
+    clip = build_clip(cfg).to(pick_device(cfg))
+    cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
+    interval = build_interval(cfg, model, sources["train"], grid, cos_text)
+    log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d", attribute.name, cos_text, *interval)
+    torch.manual_seed(cfg.seed)
+    module = build_module(cfg, model, clip, attribute, grid, interval)
+    lowest = cfg.method.cache_pred_x0_from
+    cached = () if lowest is None else tuple(t for t in grid if t >= min(lowest, interval.t_edit))
+    train_store = build_store(cfg, model, sources["train"], cached)
+    val_store = build_store(cfg, model, sources["val"])
+    trainer = build_trainer(cfg, module, run, describe(attribute))
+    batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
+    data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        write_results(cfg, module, attribute, run, trainer)
+
+
+def find_checkpoint(resume: str | None) -> Path | None:
+    """The checkpoint of the run folder to resume, ``None`` for a new run.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    if resume is None:
+        return None
+    path = Path(resume) / "last.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
+    return path
+
+
+def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, run: Path, trainer: Trainer) -> None:
+    """The direction file and metrics.json of a finished run."""
+    metrics = {
+        name.removeprefix("val/"): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("val/")
+    }
+    method = cfg.method
+    loss: dict[str, Any] = {str(k): v for k, v in method.loss.items() if k != "_target_"}
+    info = DirectionInfo(
+        kind=method.kind,
+        arguments=direction_arguments(
+            method.kind, module.model.h_channels, module.model.h_size, module.model.temb_channels, module.grid
+        ),
+        attribute=attribute.name,
+        src_text=attribute.src_text,
+        trg_text=attribute.trg_text,
+        base_model=module.model.name,
+        base_fingerprint=module.model.fingerprint(),
+        t_edit=module.interval.t_edit,
+        t_boost=module.interval.t_boost,
+        num_steps=method.num_steps,
+        loss=loss | {"clip": module.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.cos_text, 4)},
+        metrics=metrics,
+    )
+    path = run / f"{attribute.name}.safetensors"
+    save_direction(path, module.direction, info)
+    write_json(run / "metrics.json", metrics)
+    for name, value in metrics.items():
+        log.info("%-24s %.4f", name, value)
+    log.info("direction: %s, pictures: %s", path, run / "grid.png")

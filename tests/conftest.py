@@ -1,5 +1,57 @@
-"""Shape and type checks of the package's annotations, on for every test."""
+"""Shape and type checks of the package's annotations, on for every test; the scripts as a user runs them, in-process."""
 
+import logging
+import runpy
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("asyrp_lit", "beartype.beartype")
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_script(name, *overrides):
+    """``python NAME OVERRIDES`` without a new process, which would import torch again: exit code and all it prints."""
+    output, code = StringIO(), 0
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    argv = [str(ROOT / name), *map(str, overrides)]
+    try:
+        with mock.patch.object(sys, "argv", argv), redirect_stdout(output), redirect_stderr(output):
+            runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    return SimpleNamespace(code=code, text=output.getvalue())
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    """``scripts.run(NAME, *OVERRIDES)``, and ``scripts.tiny(FOLDER)``: a run of seconds whose outputs go there."""
+    from diffusers import UNet2DModel
+
+    unet = tmp_path_factory.mktemp("unet")
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    UNet2DModel(
+        sample_size=32, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks
+    ).save_pretrained(unet)
+
+    def tiny(folder):
+        images = ("data.train.num_images=4", "data.val.num_images=4")
+        model = ("model=folder", f"model.build.folder={unet}", "model.domain=avatars", "model.image_size=32")
+        return (*model, *images, "method.num_steps=4", "method.batch_size=2", f"paths.outputs={folder}")
+
+    return SimpleNamespace(run=run_script, tiny=tiny, root=ROOT, unet=unet)

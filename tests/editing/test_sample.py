@@ -1,0 +1,143 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from torch.testing import assert_close
+
+from asyrp_lit.diffusion.asyrp import Interval, make_noise, step_asyrp
+from asyrp_lit.diffusion.ddim import step_ddim
+from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod, make_time_grid
+from asyrp_lit.editing import sample as sample_module
+from asyrp_lit.editing.sample import EDIT_ALWAYS, descend, sample_images
+from asyrp_lit.hspace.combine import Scaled
+from asyrp_lit.hspace.f_t import DDPMDelta
+from asyrp_lit.inversion.invert import invert_images
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+
+ALPHAS = make_alphas_cumprod()
+#: 0, 249, 499, 749, 999.
+GRID = make_time_grid(5)
+#: At 499 it edits and boosts.
+PHASES = Interval(t_edit=499, t_boost=500)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """An untrained network; its last layer is scaled down, so that eps changes as slowly along t as a trained one's."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks)
+    unet.conv_out.weight.data.mul_(0.01)
+    return HSpaceUNet(unet)
+
+
+@pytest.fixture(scope="module")
+def direction():
+    torch.manual_seed(1)
+    return DDPMDelta(16, 32, num_groups=4).requires_grad_(False)
+
+
+@pytest.fixture(name="x_T")
+def draw_latents():
+    """Small, for an untrained network takes no noise away and the way down to t = 0 enlarges by 157."""
+    return 0.01 * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def sample_plainly(model, x, interval=EDIT_ALWAYS, seeds=(0, 1, 2), direction=None):
+    """The phases written out, one step after the other, each decode on its own."""
+    with torch.no_grad():
+        for t, t_prev in pairwise([*reversed(GRID), -1]):
+            steps = torch.full((len(x),), t)
+            alphas = [gather_alpha_bar(ALPHAS, s) for s in (steps, torch.full_like(steps, t_prev))]
+            boosted = t < interval.t_boost and t_prev >= 0
+            extra = (1.0, make_noise(list(seeds), t, tuple(x.shape[1:]))) if boosted else (0.0, None)
+            bottleneck = model.encode(x, steps)
+            eps = model.decode(bottleneck)
+            if direction is None or t < interval.t_edit:
+                x = step_ddim(x, eps, *alphas, *extra)
+            else:
+                eps_edit = model.decode(bottleneck, direction(bottleneck.h, bottleneck.temb, steps))
+                x = step_asyrp(x, eps, eps_edit, *alphas, *extra)
+    return x
+
+
+def test_the_process_goes_down_to_the_clean_end():
+    assert list(descend((0, 25, 51))) == [(51, 25), (25, 0), (0, -1)]
+
+
+def test_without_a_direction_it_is_ddim(model, x_T):
+    assert_close(sample_images(model, x_T, GRID, ALPHAS), sample_plainly(model, x_T), atol=1e-6, rtol=1e-6)
+
+
+def test_strength_zero_is_ddim(model, direction, x_T):
+    edit = sample_images(model, x_T, GRID, ALPHAS, Scaled(direction, 0.0))
+    assert_close(edit, sample_images(model, x_T, GRID, ALPHAS), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("interval", [PHASES, Interval(0, 0), Interval(500, 250), Interval(1000, 1000)])
+def test_the_phases_are_the_paper_s(model, direction, x_T, interval):
+    edit = sample_images(model, x_T, GRID, ALPHAS, direction, interval, [5, 6, 7])
+    assert_close(edit, sample_plainly(model, x_T, interval, (5, 6, 7), direction), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("t_edit", "edited"), [(499, [999, 749, 499]), (500, [999, 749]), (0, list(GRID[::-1])), (1000, [])]
+)
+def test_an_edit_begins_at_t_edit_itself(model, x_T, t_edit, edited):
+    seen = []
+
+    def propose(h, temb, t):
+        seen.append(int(t[0]))
+        return torch.zeros_like(h)
+
+    sample_images(model, x_T, GRID, ALPHAS, propose, Interval(t_edit, 0))
+    assert seen == edited
+
+
+@pytest.mark.parametrize(
+    ("t_boost", "boosted"), [(499, [249]), (500, [499, 249]), (0, []), (1000, [999, 749, 499, 249])]
+)
+def test_boosting_ends_below_t_boost_and_never_adds_noise_to_the_last_step(model, x_T, monkeypatch, t_boost, boosted):
+    seen = []
+
+    def draw(seeds, t, shape):
+        seen.append(t)
+        return make_noise(seeds, t, shape)
+
+    monkeypatch.setattr(sample_module, "make_noise", draw)
+    sample_images(model, x_T, GRID, ALPHAS, None, Interval(1000, t_boost))
+    assert seen == boosted
+
+
+def test_an_image_does_not_depend_on_its_batch(model, direction, x_T):
+    together = sample_images(model, x_T, GRID, ALPHAS, direction, PHASES, [11, 22, 33])
+    order = torch.tensor([2, 0])
+    apart = sample_images(model, x_T[order], GRID, ALPHAS, direction, PHASES, [33, 11])
+    assert_close(apart, together[order], atol=1e-5, rtol=1e-5)
+
+
+def test_seeds_matter_in_the_boosting_phase_only(model, direction, x_T):
+    def sample(interval, seed):
+        return sample_images(model, x_T[:1], GRID, ALPHAS, direction, interval, [seed])
+
+    assert (sample(PHASES, 0) - sample(PHASES, 1)).abs().max() > 0.1
+    assert torch.equal(sample(Interval(499, 0), 0), sample(Interval(499, 0), 1))
+
+
+@pytest.mark.parametrize(("t_edit", "edited"), [(499, 3), (0, 5), (1000, 0)])
+def test_passes_per_image_are_n_encodes_and_n_and_the_edited_decodes(model, direction, x_T, t_edit, edited):
+    model.passes.update(encode=0, decode=0)
+    sample_images(model, x_T, GRID, ALPHAS, direction, Interval(t_edit, 300))
+    assert model.passes == {"encode": 3 * 5, "decode": 3 * (5 + edited)}
+
+
+def test_what_is_inverted_and_sampled_comes_back_the_better_the_finer_the_grid(model):
+    x_0 = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    errors = []
+    for num_steps in (10, 40, 160):
+        grid = make_time_grid(num_steps)
+        x_T = invert_images(model, x_0, grid, ALPHAS).x_T
+        errors.append(float((sample_images(model, x_T, grid, ALPHAS) - x_0).abs().mean()))
+    assert errors[2] < errors[1] < errors[0]
+    assert errors[2] < 0.02

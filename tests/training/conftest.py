@@ -46,7 +46,7 @@ class Squares:
 
 
 class TinyTowers(nn.Module):
-    """Stands for CLIP: one linear map of small images."""
+    """Stands for CLIP in training, where the text direction is computed already: one linear map of small images."""
 
     def __init__(self):
         super().__init__()
@@ -102,4 +102,6 @@ def make_trainer(max_epochs=1, callbacks=(), **options):
 @pytest.fixture
 def tiny():
     """The builders above."""
-    return SimpleNamespace(make_module=make_module, make_data=make_data, make_trainer=make_trainer, make_model=make_model)
+    return SimpleNamespace(
+        make_module=make_module, make_data=make_data, make_trainer=make_trainer, make_model=make_model
+    )

@@ -11,7 +11,7 @@ from conftest import make_data, make_module, make_trainer
 
 
 def main(folder: Path, devices: int, batch_size: int) -> None:
-    module = make_module()
+    module = make_module(lr=0.01)
     trainer = make_trainer(max_epochs=2, devices=devices, strategy="ddp" if devices > 1 else "auto")
     trainer.fit(module, make_data(folder, batch_size))
     if trainer.is_global_zero:

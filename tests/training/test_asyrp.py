@@ -1,7 +1,6 @@
 """The training of a direction: what it costs, what it changes, and that an interruption changes nothing."""
 
 from contextlib import suppress
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -106,7 +105,9 @@ def test_the_backward_pass_stops_at_the_decoder_s_input(tiny, tmp_path):
     steps = torch.full((3,), t)
     alphas = [gather_alpha_bar(module.alphas_cumprod, torch.full((3,), s)) for s in (t, t_prev)]
     module._update = lambda loss: loss.backward()
-    x_next, _ = module._train_at(batch.x_T, steps, tuple(alphas), batch.pred_x0[:, 0], module.clip.encode_images(batch.x_0))
+    x_next, _ = module._train_at(
+        batch.x_T, steps, tuple(alphas), batch.pred_x0[:, 0], module.clip.encode_images(batch.x_0)
+    )
     assert not x_next.requires_grad
     assert all(parameter.grad.abs().sum() > 0 for parameter in module.direction.parameters())
 
@@ -132,13 +133,22 @@ def test_a_cached_source_trajectory_trains_the_same_f_t(tiny, tmp_path, clip_sou
 
 
 def test_a_store_s_float16_source_trains_nearly_the_same_f_t(tiny, tmp_path):
-    moved = fit(tiny, tmp_path)
-    start = copy_weights(tiny.make_module())
-    cached, computed = copy_weights(moved), copy_weights(fit(tiny, tmp_path, cached=False))
-    difference = sum((cached[key] - computed[key]).norm() ** 2 for key in start) ** 0.5
-    distance = sum((computed[key] - start[key]).norm() ** 2 for key in start) ** 0.5
-    print("float16", float(difference), float(distance))
-    assert difference < 0.01 * distance
+    """An untrained network's P_t reach 300, so float16 is off by 0.1: the L1 term flips sign at 4 pixels in 10,000."""
+    start, cached, computed = (
+        torch.cat([value.flatten() for value in copy_weights(module).values()])
+        for module in (tiny.make_module(), *(fit(tiny, tmp_path, lr=0.001, cached=cached) for cached in (True, False)))
+    )
+    assert 0 < (cached - computed).norm() < 0.02 * (computed - start).norm()
+
+
+def test_p_t_that_a_store_keeps_below_t_edit_is_left_alone(tiny, tmp_path):
+    batch, weights = read_batch(tiny, tmp_path, 6), []
+    for pred_x0 in (batch.pred_x0, torch.cat([batch.pred_x0, torch.zeros(6, 1, 3, 16, 16)], dim=1)):
+        module = tiny.make_module()
+        loader = torch.utils.data.DataLoader([batch._replace(pred_x0=pred_x0)], batch_size=None)
+        tiny.make_trainer().fit(module, loader)
+        weights.append(copy_weights(module))
+    assert_close(*weights, atol=0, rtol=0)
 
 
 def test_the_loss_of_a_sample_depends_on_its_own_images_only(tiny, tmp_path):
@@ -241,15 +251,22 @@ def test_one_pass_and_one_more_are_two_passes(tiny, tmp_path):
 
 
 def test_the_learning_rate_falls_once_per_pass(tiny, tmp_path):
+    seen = []
+
     class Rates(Callback):
-        seen = []
-
         def on_train_batch_end(self, trainer, *args):
-            self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    rates = Rates()
-    fit(tiny, tmp_path, max_epochs=3, callbacks=[rates], lr=0.08, lr_decay=0.5)
-    assert rates.seen == [0.08] * 3 + [0.04] * 3 + [0.02] * 3
+    fit(tiny, tmp_path, max_epochs=3, callbacks=[Rates()], lr=0.08, lr_decay=0.5)
+    assert seen == [0.08] * 3 + [0.04] * 3 + [0.02] * 3
+
+
+def test_a_resumed_run_takes_the_learning_rate_that_it_is_given(tiny, tmp_path):
+    """The way out of a loss that is not finite."""
+    last = tmp_path / "last.ckpt"
+    fit(tiny, tmp_path, max_epochs=1, callbacks=[KeepState(last)], lr=0.08, lr_decay=0.5)
+    resumed = fit(tiny, tmp_path, max_epochs=2, resume=last, lr=0.02, lr_decay=0.5)
+    assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == 0.01
 
 
 def test_weights_of_another_direction_are_refused(tiny):

@@ -40,7 +40,7 @@ def score_labels(predicted: Labels, labels: Labels) -> dict[str, float]:
 def judge_clip(clip: FrozenCLIP, num_images: int = 1024) -> dict[str, float]:
     """Zero-shot accuracy per label on test portraits, one prompt per class."""
     images, labels = draw_portraits(TEST, num_images)
-    embeddings = torch.cat([clip.encode_images(batch) for batch in images.split(_BATCH)])
+    embeddings = torch.cat([clip.encode_images(batch) for batch in torch.split(images, _BATCH)])
     predicted = [(embeddings @ clip.encode_texts(prompts).T).argmax(-1) for prompts in class_prompts().values()]
     return score_labels(torch.stack(predicted, dim=1), labels)
 
@@ -49,7 +49,7 @@ def judge_clip(clip: FrozenCLIP, num_images: int = 1024) -> dict[str, float]:
 def judge_oracle(oracle: AttributeOracle, num_images: int = 1024) -> dict[str, float]:
     """Accuracy per label on test portraits."""
     images, labels = draw_portraits(TEST, num_images)
-    logits = [oracle(batch) for batch in images.split(_BATCH)]
+    logits = [oracle(batch) for batch in torch.split(images, _BATCH)]
     predicted = [torch.cat([batch[name] for batch in logits]).argmax(-1) for name in LABELS]
     return score_labels(torch.stack(predicted, dim=1), labels)
 
@@ -59,7 +59,7 @@ def reconstruct(model: HSpaceUNet, images: Images, num_steps: int = 40) -> Image
     grid, alphas_cumprod = make_time_grid(num_steps), make_alphas_cumprod()
     batches = [
         sample_images(model, invert_images(model, batch, grid, alphas_cumprod).x_T, grid, alphas_cumprod)
-        for batch in images.split(_BATCH)
+        for batch in torch.split(images, _BATCH)
     ]
     return torch.cat(batches)
 
@@ -69,7 +69,7 @@ def draw_samples(model: HSpaceUNet, num_images: int, num_steps: int = 50, seed: 
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(num_images, 3, model.image_size, model.image_size, generator=generator)
     grid, alphas_cumprod = make_time_grid(num_steps), make_alphas_cumprod()
-    return torch.cat([sample_images(model, batch, grid, alphas_cumprod).clamp(-1, 1) for batch in x_T.split(_BATCH)])
+    return torch.cat([sample_images(model, batch, grid, alphas_cumprod).clamp(-1, 1) for batch in torch.split(x_T, _BATCH)])
 
 
 class _EmbeddingFeatures(nn.Module):
@@ -97,7 +97,7 @@ def compute_kid(clip: FrozenCLIP, real: Images, fake: Images, subset_size: int =
 
 
 def _to_uint8(images: Images) -> Iterator[Tensor]:
-    return (((batch + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for batch in images.split(_BATCH))
+    return (((batch + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for batch in torch.split(images, _BATCH))
 
 
 def judge_unet(model: HSpaceUNet, clip: FrozenCLIP, num_images: int = 256) -> dict[str, float]:

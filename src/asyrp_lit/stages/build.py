@@ -1,6 +1,7 @@
 """From ``cfg`` to built parts: attribute, model, sources, stores, interval, judges."""
 
 import logging
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from asyrp_lit.data.source import ImageSource
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
+from asyrp_lit.hspace.direction import KINDS
 from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
 from asyrp_lit.inversion.invert import fill_store, make_store_key
 from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
@@ -28,11 +30,46 @@ log = logging.getLogger(__name__)
 
 #: Images per shard of a latent store.
 SHARD_SIZE = 32
+#: Whole numbers of the configuration and the least each may be.
+COUNTS = {
+    "model.image_size": 1,
+    "method.num_steps": 2,
+    "method.t_0": 1,
+    "method.passes": 1,
+    "method.batch_size": 1,
+    "inversion_batch_size": 1,
+    "callbacks.preview_images": 1,
+}
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Find what would only fail, or mislead, after minutes of work.
+
+    Raises:
+        ValueError: a number or the kind of direction is not possible.
+    """
+    for name, least in COUNTS.items():
+        value = OmegaConf.select(cfg, name)
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    if cfg.method.kind not in KINDS:
+        raise ValueError(f"method.kind must be one of {', '.join(KINDS)}, got {cfg.method.kind!r}")
+    lr = cfg.method.optimizer.lr
+    if not isinstance(lr, int | float) or not math.isfinite(lr) or lr <= 0:
+        raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 2e-4 suits Adam")
 
 
 def pick_device(cfg: DictConfig) -> torch.device:
-    """The device that the trainer will use, for the stages before it."""
-    return torch.device("cuda" if cfg.trainer.accelerator == "gpu" else "cpu")
+    """The device that the trainer will use, for the stages before it.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if cfg.trainer.accelerator != "gpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator is gpu, but PyTorch sees no CUDA device here: take trainer=cpu")
+    return torch.device("cuda")
 
 
 def build_attribute(cfg: DictConfig) -> Attribute:
@@ -91,6 +128,8 @@ def build_interval(
     chosen = cfg.interval
     if chosen.kind == "fixed":
         return check_interval(chosen.t_edit, chosen.t_boost)
+    if chosen.kind != "lpips":
+        raise ValueError(f"interval.kind must be fixed or lpips, got {chosen.kind!r}")
     curves = measure_curves(cfg, model, source, grid)
     interval = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
     figure = draw_lpips_curves(
@@ -122,6 +161,7 @@ class Setup(NamedTuple):
 
 def build_setup(cfg: DictConfig) -> Setup:
     """Attribute, time grid, frozen model and image sources."""
+    check_settings(cfg)
     seed_everything(cfg.seed, verbose=False)
     attribute = build_attribute(cfg)
     grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)

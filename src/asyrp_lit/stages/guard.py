@@ -1,26 +1,89 @@
-"""What surrounds every stage: its run folder, and errors as one message."""
+"""What surrounds every stage: its run folder, errors as one message, and quiet libraries."""
 
+import errno
 import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 
 from asyrp_lit.data.latent_shards import write_atomically
 
 log = logging.getLogger(__name__)
 
+#: What our own checks raise, and what libraries raise on a file, a value or a machine that does not fit.
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    OmegaConfBaseException,
+    MisconfigurationException,
+    SafetensorError,
+    torch.OutOfMemoryError,
+)
+#: Beginnings of warnings that say nothing to a person who runs a stage.
+NOISE = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch to Lightning
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # they are frozen
+    r"The '\w+' does not have many workers",  # a store is read faster than a network runs
+)
+
 
 def run_folder() -> Path:
     """The folder of this run."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No notes of Lightning (devices, tips, restored states) and none of the ``NOISE``; other warnings pass."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in NOISE:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def describe_error(error: BaseException) -> str:
+    """The message of an error; where a part could not be built for a reason of its own, that reason."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, USER_ERRORS):
+        error = error.__cause__
+    hint = ""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "; the disk is full: make room, or choose other folders with paths.outputs and paths.latents"
+    if isinstance(error, torch.OutOfMemoryError):
+        hint = "; lower method.batch_size and inversion_batch_size"
+    return f"{error}{hint}"
+
+
+def keep_traceback() -> str:
+    """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more."""
+    path = run_folder() / "error.log"
+    try:
+        path.write_text(traceback.format_exc())
+    except OSError:
+        return ""
+    return f"\n(details in {path})"
 
 
 def report_errors(stage: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -29,14 +92,13 @@ def report_errors(stage: Callable[[DictConfig], None]) -> Callable[[DictConfig],
     @wraps(stage)
     def guarded(cfg: DictConfig) -> None:
         try:
-            stage(cfg)
-        except KeyboardInterrupt:
-            log.error("stopped; what was finished is kept, run again to go on")
+            with quiet_libraries():
+                stage(cfg)
+        except KeyboardInterrupt as stop:
+            log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")
             sys.exit(130)
-        except (ValueError, OSError, FloatingPointError, InstantiationException) as error:
-            path = run_folder() / "error.log"
-            path.write_text(traceback.format_exc())
-            log.error("%s\n(details in %s)", error.__cause__ or error, path)
+        except (*USER_ERRORS, InstantiationException) as error:
+            log.error("%s%s", describe_error(error), keep_traceback())
             sys.exit(1)
 
     return guarded

@@ -37,6 +37,8 @@ def evaluate(cfg: DictConfig) -> None:
     """Metrics of a direction file at several strengths, and their grid."""
     if cfg.direction is None:
         raise ValueError("evaluate.py needs direction=/path/to/a/direction.safetensors (train.py writes one)")
+    if not cfg.strengths:
+        raise ValueError("strengths must name one strength or more, such as strengths=[0.5,1.0]")
     path = Path(cfg.direction)
     info = read_direction_info(path)
     if info.attribute != cfg.attr.name:
@@ -70,6 +72,8 @@ def check_texts(cfg: DictConfig) -> None:
     attribute = build_attribute(cfg)
     if attribute.labels is None:
         raise ValueError(f"attribute {attribute.name} names no portrait labels, so there are no true pairs of it")
+    if type(cfg.num_pairs) is not int or cfg.num_pairs < 2:
+        raise ValueError(f"num_pairs must be a whole number, 2 or more, got {cfg.num_pairs!r}")
     clip = build_clip(cfg)
     templates = choose_templates(cfg.clip.templates)
     text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)

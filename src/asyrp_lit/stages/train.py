@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.diffusion.asyrp import Interval
@@ -33,6 +34,12 @@ from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 
 log = logging.getLogger(__name__)
+
+#: What to know about an attribute of photographs on portraits.
+UNJUDGED = (
+    "attribute %s has no portrait labels: the small CLIP has not learnt such words, so expect little of the direction, "
+    "and the oracle does not judge it"
+)
 
 
 @report_errors
@@ -75,7 +82,9 @@ def build_module(
 
 def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -> Trainer:
     """Lightning's trainer with what a run leaves in its folder."""
-    loggers: list[Logger] = [CSVLogger(run, name="", version="log")]
+    number = len([folder for folder in run.glob("log*") if folder.is_dir()]) + 1
+    # A resumed run gets a folder of its own: CSVLogger would delete the rows so far. No version: not in the bar.
+    loggers: list[Logger] = [CSVLogger(run, name="log" if number == 1 else f"log_{number}", version="")]
     if cfg.logger.wandb is not None:
         loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run)))
     callbacks: list[Callback] = [
@@ -101,14 +110,18 @@ def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -
 def train(cfg: DictConfig) -> None:
     """Latents, interval, f_t, metrics and pictures for one attribute."""
     run = Path(cfg.resume) if cfg.resume else run_folder()
-    checkpoint = find_checkpoint(cfg.resume)
+    checkpoint = find_checkpoint(cfg)
     attribute, grid, model, sources = build_setup(cfg)
+    if cfg.model.domain == AVATARS and attribute.labels is None:
+        log.warning(UNJUDGED, attribute.name)
     clip = build_clip(cfg).to(pick_device(cfg))
     cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
     interval = build_interval(cfg, model, sources["train"], grid, cos_text)
     log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d", attribute.name, cos_text, *interval)
     torch.manual_seed(cfg.seed)
     module = build_module(cfg, model, clip, attribute, grid, interval)
+    if checkpoint:
+        check_fits(checkpoint, module)
     lowest = cfg.method.cache_pred_x0_from
     cached = () if lowest is None else tuple(t for t in grid if t >= min(lowest, interval.t_edit))
     train_store = build_store(cfg, model, sources["train"], cached)
@@ -116,29 +129,61 @@ def train(cfg: DictConfig) -> None:
     trainer = build_trainer(cfg, module, run, describe(attribute))
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        kept = (run / "last.ckpt").is_file()
+        raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
     if trainer.is_global_zero:
         write_results(cfg, module, attribute, run, trainer)
 
 
-def find_checkpoint(resume: str | None) -> Path | None:
+def find_checkpoint(cfg: DictConfig) -> Path | None:
     """The checkpoint of the run folder to resume, ``None`` for a new run.
 
     Raises:
         FileNotFoundError: the folder has none.
+        ValueError: the folder's run is about something else.
     """
-    if resume is None:
+    if cfg.resume is None:
         return None
-    path = Path(resume) / "last.ckpt"
+    path = Path(cfg.resume) / "last.ckpt"
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
+    folder = path.with_name(".hydra")
+    for group in ("attr", "model", "interval", "clip") if folder.is_dir() else ():
+        if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != cfg[group]:
+            overrides = " ".join(str(override) for override in OmegaConf.load(folder / "overrides.yaml"))
+            raise ValueError(
+                f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"
+            )
     return path
 
 
+def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
+    """See that a checkpoint is whole and of this direction.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+    except (RuntimeError, KeyError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{checkpoint} cannot be resumed with these settings, or is damaged: repeat the overrides in "
+            f"{checkpoint.parent / '.hydra' / 'overrides.yaml'}"
+        ) from error
+
+
 def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, run: Path, trainer: Trainer) -> None:
-    """The direction file and metrics.json of a finished run."""
+    """The direction file and metrics.json of a finished run.
+
+    Raises:
+        FloatingPointError: the last update made the direction NaN or infinite.
+    """
+    if not all(value.isfinite().all() for value in module.direction.state_dict().values()):
+        raise FloatingPointError("the direction is not finite after the last update; lower method.optimizer.lr")
     metrics = {
         name.removeprefix("val/"): float(value)
         for name, value in trainer.callback_metrics.items()

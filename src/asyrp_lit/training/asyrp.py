@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from asyrp_lit.data.datamodule import LatentBatch
 from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
@@ -183,7 +182,7 @@ class AsyrpModule(LightningModule):
     def _update(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss became {float(loss)} after {self.global_step} updates; lower method.optimizer.lr "
+                f"the loss became {loss.item()} after {self.global_step} updates; lower method.optimizer.lr "
                 "(the last checkpoint of the run folder is still good)"
             )
         optimizer = self.optimizers()
@@ -211,13 +210,15 @@ class AsyrpModule(LightningModule):
             self.log_dict({f"val/{name}": value for name, value in self.panel.compute().items()})
             self.panel.reset()
 
-    def on_train_epoch_end(self) -> None:
-        """Lower the learning rate after a pass."""
-        scheduler = self.lr_schedulers()
-        assert isinstance(scheduler, LRScheduler)
-        scheduler.step()
+    def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
+        """Set the learning rate from the number of the pass alone: a resume loses no decay and may change the rate."""
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for group, lr in zip(optimizer.param_groups, self._first_lrs, strict=True):
+            group["lr"] = lr * self.lr_decay**self.current_epoch
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Optimizer:
         """The optimiser over the direction alone."""
         optimizer = self.make_optimizer(self.direction.parameters())
-        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=self.lr_decay)]
+        self._first_lrs = [group["lr"] for group in optimizer.param_groups]
+        return optimizer

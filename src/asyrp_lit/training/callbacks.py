@@ -63,6 +63,8 @@ class PreviewGrid(Callback):
 class KeepState(Callback):
     """Saves the state after every batch (it is small: the direction and its optimiser), all of it or nothing.
 
+    After an epoch's last batch it waits for the validation: Lightning would not run that again for a state from before.
+
     Args:
         path: the checkpoint.
     """
@@ -73,6 +75,15 @@ class KeepState(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save within the epoch."""
+        if not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         """Write beside the last state, then take its place."""
         temporary = self.path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
@@ -35,8 +36,8 @@ def degrade_images(x: Images, strength: float = 1.0) -> Images:
     return x * fade + sigma * torch.randn_like(x)
 
 
-def match_captions(labels: Labels, claims: Labels) -> Tensor:
-    """(images, texts) bool: every label that the text mentions is what the image shows."""
+def match_captions(labels: Labels, claims: Int[Tensor, "texts labels"]) -> Bool[Tensor, "batch texts"]:
+    """Which images show which texts: every label that the text mentions is what the image shows."""
     silent = claims[None] == UNDEFINED
     return (silent | (claims[None] == labels[:, None])).all(dim=-1)
 

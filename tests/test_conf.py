@@ -1,0 +1,98 @@
+"""The configuration tree: every choice composes, resolves and means what its name says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asyrp_lit.hspace.attribute import resolve_attribute
+from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_direction
+from asyrp_lit.training.asyrp import LossRecipe
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+TEXTS = ("attr.src_text=a person", "attr.trg_text=a clown")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_at_conf():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def resolve(cfg):
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def choose(script, *overrides):
+    return compose(script, list(overrides), return_hydra_config=True).hydra.runtime.choices
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_attribute_composes_with_every_model(model):
+    for attr in GROUPS["attr"]:
+        cfg = resolve(compose("train", [f"model={model}", f"attr={attr}", *(TEXTS if attr == "custom" else ())]))
+        assert resolve_attribute(cfg["attr"], cfg["model"]["domain"]).name == attr
+        assert cfg["model"]["build"]["name"] == model
+
+
+@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"attr", "model", "network"}))
+def test_every_choice_of_a_group_composes(group):
+    for choice in GROUPS[group]:
+        assert resolve(compose("train", [f"{group}={choice}"]))["attr"]["name"] == "beard"
+        assert choose("train", f"{group}={choice}")[group] == choice
+
+
+@pytest.mark.parametrize("network", GROUPS["network"])
+def test_every_embedded_network_has_a_pretraining(network):
+    cfg = resolve(compose("pretrain", [f"network={network}"]))["network"]
+    assert set(cfg) == {"module", "data", "fit", "ema_decay"}
+
+
+@pytest.mark.parametrize("script", ["train", "invert", "evaluate", "check_texts"])
+def test_every_script_composes_for_the_default_attribute(script):
+    assert resolve(compose(script))["attr"]["name"] == "beard"
+
+
+@pytest.mark.parametrize("script", ["train", "invert", "evaluate"])
+def test_a_published_model_brings_its_data_clip_and_recipe(script):
+    found = choose(script, "model=ddpmpp_celeba")
+    assert (found.data, found.clip, found.method) == ("celeba_hq", "vit_b_16", "paper")
+
+
+def test_what_the_user_names_wins_over_what_the_model_brings():
+    found = choose("train", "data=avatars", "method=free_global", "model=ddpmpp_celeba")
+    assert (found.data, found.clip, found.method) == ("avatars", "vit_b_16", "free_global")
+    assert compose("train", ["model=ddpmpp_celeba", "method.batch_size=3"]).method.batch_size == 3
+
+
+def test_the_embedded_model_keeps_to_the_embedded_domain():
+    found = choose("train")
+    assert (found.model, found.data, found.clip, found.method) == ("ddpmpp_avatars", "avatars", "avatars", "f_t")
+
+
+@pytest.mark.parametrize("method", GROUPS["method"])
+def test_a_method_builds_its_direction_optimizer_and_loss(method):
+    cfg = compose("train", [f"method={method}"]).method
+    h, t = torch.empty(2, 32, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")
+    with torch.device("meta"):
+        direction = make_direction(cfg.kind, **direction_arguments(cfg.kind, 32, 4, 64, (0, 500, 999)))
+    assert direction(h, torch.empty(2, 64, device="meta"), t).shape == h.shape
+    assert instantiate(cfg.optimizer)(direction.parameters()).param_groups[0]["lr"] == cfg.optimizer.lr
+    assert isinstance(instantiate(cfg.loss), LossRecipe)
+
+
+def test_every_kind_of_direction_that_trains_is_named_in_the_method():
+    line = next(line for line in (CONF / "method/f_t.yaml").read_text().splitlines() if line.startswith("kind:"))
+    assert all(kind in line for kind in KINDS)
+
+
+def test_an_attribute_file_is_named_as_its_direction():
+    assert all(OmegaConf.load(CONF / "attr" / f"{name}.yaml").name == name for name in GROUPS["attr"])
+
+
+def test_every_file_is_under_25_lines():
+    assert not [file for file in CONF.rglob("*.yaml") if len(file.read_text().splitlines()) >= 25]

@@ -1,0 +1,168 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DModel
+from torch.testing import assert_close
+
+from asyrp_lit.data.avatars.traits import LABELS
+from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
+from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, ramped_lr, weighted_eps_loss
+from asyrp_lit.training.pretrain_readers import (
+    CLIPPretrainer,
+    OraclePretrainer,
+    degrade_images,
+    match_captions,
+    mean_label_loss,
+    multi_positive_loss,
+)
+
+quiet = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
+SCHEDULE = {"warmup": 2, "max_steps": 103, "decay_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (60, 1.0), (80, 0.5), (100, 0.0), (120, 0.0)]
+)
+def test_the_learning_rate_warms_up_stays_and_falls_like_a_cosine(step, factor):
+    assert ramped_lr(step, warmup=10, max_steps=100, decay_steps=40) == pytest.approx(factor)
+
+
+def test_a_run_goes_on_with_more_steps_from_where_it_was_constant():
+    constant = range(10, 61)
+    assert [ramped_lr(s, 10, 100, 40) for s in constant] == [ramped_lr(s, 10, 300, 40) for s in constant]
+
+
+def test_the_loss_by_hand():
+    """SNR 1 and 9: min(SNR, 5) / SNR is 1 and 5 / 9."""
+    eps = torch.zeros(2, 3, 4, 4)
+    loss = weighted_eps_loss(eps + 2, eps, torch.tensor([0.5, 0.9]).view(2, 1, 1, 1))
+    assert_close(loss, torch.tensor([4.0, 4.0 * 5 / 9]))
+
+
+def test_a_caption_fits_the_images_that_show_all_it_mentions():
+    labels = torch.tensor([[0, 1, 2], [0, 1, 0], [1, 1, -1]])
+    claims = torch.tensor([[0, -1, -1], [0, -1, 2], [-1, -1, -1], [-1, 0, -1]])
+    expected = [[True, True, True, False], [True, False, True, False], [False, False, True, False]]
+    assert match_captions(labels, claims).tolist() == expected
+
+
+def test_with_one_caption_an_image_the_loss_is_clip_s():
+    logits, own = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)), torch.arange(5)
+    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    assert_close(multi_positive_loss(logits, torch.eye(5, dtype=torch.bool)), expected)
+
+
+def test_several_right_answers_share_the_weight():
+    logits = torch.tensor([[0.0, 0.0, -1e9], [-1e9, -1e9, 0.0]])
+    positives = torch.tensor([[True, True, False], [False, False, True]])
+    assert_close(multi_positive_loss(logits, positives), torch.tensor(math.log(2) / 4))
+
+
+def test_labels_that_are_undefined_do_not_count():
+    logits = {name: torch.zeros(2, len(classes)) for name, classes in LABELS.items()}
+    labels = torch.zeros(2, len(LABELS), dtype=torch.int64)
+    expected = sum(math.log(len(classes)) for classes in LABELS.values()) / len(LABELS)
+    assert mean_label_loss(logits, labels).item() == pytest.approx(expected)
+    labels[1, 0] = -1
+    logits[next(iter(LABELS))][1] = 100 * torch.arange(len(LABELS[next(iter(LABELS))]))
+    assert mean_label_loss(logits, labels).item() == pytest.approx(expected)
+
+
+def test_degrading_at_strength_zero_does_nothing_but_flip():
+    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    degraded = degrade_images(x, strength=0.0)
+    flipped = [torch.equal(one, own.flip(-1)) for one, own in zip(degraded, x, strict=True)]
+    kept = [torch.equal(one, own) for one, own in zip(degraded, x, strict=True)]
+    assert 0 < sum(flipped) < 16
+    assert sum(flipped) + sum(kept) == 16
+
+
+def test_degraded_images_keep_their_shape_and_fade_by_at_most_two_fifths():
+    torch.manual_seed(0)
+    for _ in range(20):
+        degraded = degrade_images(torch.ones(4, 3, 64, 64))
+        assert degraded.shape == (4, 3, 64, 64)
+        assert degraded.mean(dim=(1, 2, 3)).min() > 0.58
+        assert degraded.mean(dim=(1, 2, 3)).max() < 1.02
+        assert degraded.std(dim=(1, 2, 3)).max() < 0.42
+
+
+class Seeded(DiffusionPretrainer):
+    """Draws the same noise at the same step of every run; stops like a killed run after some steps."""
+
+    stop_after = None
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.global_step == self.stop_after:
+            raise RuntimeError("killed")
+        torch.manual_seed(self.global_step)
+
+
+def make_pretrainer(cls=DiffusionPretrainer, **changes):
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks)
+    return cls(unet, lr=1e-3, **(SCHEDULE | changes))
+
+
+def make_loaders(cache):
+    """Eight portraits in two batches, in the same order every time."""
+    train, val = make_pretrain_loaders(16, 4, num_train=8, num_val=4, cache=cache)
+    return torch.utils.data.DataLoader(train.dataset, 4), val
+
+
+def pretrain(module, root, folder, max_steps, **options):
+    options = {"val_check_interval": 50, "precision": "32-true", "accelerator": "cpu"} | options
+    return fit_network(module, make_loaders(root / "cache"), root / folder, max_steps, **options)
+
+
+@quiet
+def test_a_run_ends_with_the_average_whose_decay_grows(tmp_path):
+    """After the first update the weights themselves, then (1 + n) / (10 + n) of what was."""
+    weights = {}
+    for name, steps, decay in (("first", 1, None), ("second", 2, None), ("averaged", 2, 0.99), ("limited", 2, 0.1)):
+        module = make_pretrainer(Seeded)
+        assert pretrain(module, tmp_path, name, steps, ema_decay=decay).global_step == steps
+        weights[name] = module.unet.conv_in.weight
+    assert_close(weights["averaged"], 2 / 11 * weights["first"] + 9 / 11 * weights["second"])
+    assert_close(weights["limited"], 0.1 * weights["first"] + 0.9 * weights["second"])
+    assert (weights["second"] - weights["first"]).abs().max() > 1e-4
+
+
+@quiet
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    """Weights, their average, optimiser and learning rate, from the state of step 100."""
+    whole, killed, resumed = (make_pretrainer(Seeded) for _ in range(3))
+    killed.stop_after = 102
+    pretrain(whole, tmp_path, "whole", 103, ema_decay=0.99)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(killed, tmp_path, "killed", 103, ema_decay=0.99)
+    trainer = pretrain(resumed, tmp_path, "killed", 103, ema_decay=0.99)
+    assert trainer.global_step == 103
+    assert_close(resumed.state_dict(), whole.state_dict(), atol=0, rtol=0)
+
+
+@quiet
+def test_a_run_that_shall_not_resume_starts_anew(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"of another network")
+    assert pretrain(make_pretrainer(), tmp_path, "run", 2, resume=False).global_step == 2
+
+
+@quiet
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: CLIPPretrainer(0.5, 4, 0.5, lr=1e-3, **SCHEDULE),
+        lambda: OraclePretrainer(1.0, lr=1e-3, **SCHEDULE),
+    ],
+)
+def test_both_readers_take_a_step_and_judge_every_label(tmp_path, module):
+    loaders = make_pretrain_loaders(64, 4, num_train=4, num_val=4, cache=tmp_path)
+    trainer = fit_network(module(), loaders, tmp_path, 1, 1, "32-true", accelerator="cpu")
+    accuracies = [float(trainer.callback_metrics[f"val/{name}"]) for name in LABELS]
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert all(parameter.requires_grad for parameter in trainer.lightning_module.network.parameters())

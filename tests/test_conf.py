@@ -31,11 +31,22 @@ def choose(script, *overrides):
     return compose(script, list(overrides), return_hydra_config=True).hydra.runtime.choices
 
 
+@pytest.fixture(scope="module")
+def attributes():
+    """Every attribute as it composes; without a defaults list it is the same node beside every model."""
+    assert not any("defaults" in OmegaConf.load(CONF / "attr" / f"{name}.yaml") for name in GROUPS["attr"])
+    return {
+        name: compose("train", [f"attr={name}", *(TEXTS if name == "custom" else ())]).attr for name in GROUPS["attr"]
+    }
+
+
 @pytest.mark.parametrize("model", GROUPS["model"])
-def test_every_attribute_composes_with_every_model(model):
-    for attr in GROUPS["attr"]:
-        cfg = resolve(compose("train", [f"model={model}", f"attr={attr}", *(TEXTS if attr == "custom" else ())]))
-        assert resolve_attribute(cfg["attr"], cfg["model"]["domain"]).name == attr
+def test_every_attribute_composes_with_every_model(model, attributes):
+    whole = compose("train", [f"model={model}", "attr=custom", *TEXTS])
+    for name, attr in attributes.items():
+        whole.attr = attr
+        cfg = resolve(whole)
+        assert resolve_attribute(cfg["attr"], cfg["model"]["domain"]).name == name
         assert cfg["model"]["build"]["name"] == model
 
 

@@ -10,6 +10,11 @@ from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Images, Table
 
 
+def name_strength(strength: float) -> str:
+    """Column name of a strength, such as ``strength 0.5``."""
+    return f"strength {strength:g}"
+
+
 def sample_strengths(
     model: HSpaceUNet,
     x_T: Images,
@@ -20,16 +25,15 @@ def sample_strengths(
     strengths: tuple[float, ...],
     seeds: list[int],
 ) -> dict[str, Images]:
-    """Reconstruction and an edit for each strength, by column name.
+    """An edit for each strength, all in one batch, by column name.
 
     Args:
         model, x_T, grid, alphas_cumprod, direction, interval, seeds: as for ``sample_images``.
         strengths: multipliers of delta_h; a negative one turns the other way.
 
     Returns:
-        ``{"reconstruction": ..., "strength -1": ..., ...}``; the reconstruction is neither edited nor boosted.
+        ``{"strength -1": ..., "strength 0.5": ...}`` in the order of ``strengths``.
     """
-    columns = {"reconstruction": sample_images(model, x_T, grid, alphas_cumprod)}
     per_sample = torch.tensor(strengths).repeat_interleave(len(x_T)).view(-1, 1, 1, 1).to(x_T)
     edits = sample_images(
         model,
@@ -40,6 +44,5 @@ def sample_strengths(
         interval,
         seeds * len(strengths),
     )
-    for strength, images in zip(strengths, edits.chunk(len(strengths)), strict=True):
-        columns[f"strength {strength:g}"] = images
-    return columns
+    names = [name_strength(strength) for strength in strengths]
+    return dict(zip(names, edits.chunk(len(strengths)), strict=True))

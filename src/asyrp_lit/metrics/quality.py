@@ -69,7 +69,9 @@ def draw_samples(model: HSpaceUNet, num_images: int, num_steps: int = 50, seed: 
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(num_images, 3, model.image_size, model.image_size, generator=generator)
     grid, alphas_cumprod = make_time_grid(num_steps), make_alphas_cumprod()
-    return torch.cat([sample_images(model, batch, grid, alphas_cumprod).clamp(-1, 1) for batch in torch.split(x_T, _BATCH)])
+    return torch.cat(
+        [sample_images(model, batch, grid, alphas_cumprod).clamp(-1, 1) for batch in torch.split(x_T, _BATCH)]
+    )
 
 
 class _EmbeddingFeatures(nn.Module):

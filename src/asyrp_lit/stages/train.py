@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.data.datamodule import LatentsDataModule
@@ -134,8 +134,13 @@ def train(cfg: DictConfig) -> None:
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         kept = (run / "last.ckpt").is_file()
         raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
+    if not any(name.startswith("val/") for name in trainer.callback_metrics):
+        trainer.validate(module, data, verbose=False)  # a finished run was resumed
     if trainer.is_global_zero:
         write_results(cfg, module, attribute, run, trainer)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # else the next run of a sweep would go on in this one
 
 
 def find_checkpoint(cfg: DictConfig) -> Path | None:

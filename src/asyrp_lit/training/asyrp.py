@@ -14,6 +14,7 @@ from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod
 from asyrp_lit.editing.sample import descend, full_timesteps, sample_images
+from asyrp_lit.editing.strips import name_strength
 from asyrp_lit.losses.clip import FrozenCLIP
 from asyrp_lit.losses.directional import LossForm, directional_cosine, directional_loss, reconstruction_loss
 from asyrp_lit.metrics.panel import MetricPanel
@@ -193,16 +194,17 @@ class AsyrpModule(LightningModule):
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
         optimizer.step()
 
-    def validation_step(self, batch: LatentBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Images] | None:
         """Reconstruct, edit at strength 1 and judge."""
         if self.panel is None:
-            return
+            return None
         seeds = [int(i) for i in batch.index]
         common = (self.model, batch.x_T, self.grid, self.alphas_cumprod)
         reconstruction = sample_images(*common)
         edit = sample_images(*common, self.direction, self.interval, seeds)
         real = batch.is_real
         self.panel.update(batch.x_0[real], reconstruction[real], edit[real])
+        return {"source": batch.x_0, "reconstruction": reconstruction, name_strength(1.0): edit}
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all images of all processes."""

@@ -4,19 +4,23 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from asyrp_lit.data.datamodule import LatentBatch
-from asyrp_lit.editing.strips import sample_strengths
+from asyrp_lit.editing.strips import name_strength, sample_strengths
 from asyrp_lit.plots.curves import draw_loss_curve
 from asyrp_lit.plots.grid import draw_grid
 from asyrp_lit.plots.save import save_figure
+from asyrp_lit.shapes import Images
 from asyrp_lit.training.asyrp import AsyrpModule
 
 
 class PreviewGrid(Callback):
     """After every validation: source, reconstruction and edits of the first val images, as PNG and to W&B.
+
+    Reconstruction and the edit at strength 1 are those of the validation; only the other strengths are sampled.
 
     Args:
         folder: where ``grid.png`` goes.
@@ -30,34 +34,49 @@ class PreviewGrid(Callback):
         self.num_images = num_images
         self.strengths = strengths
         self.title = title
+        self._seen: list[tuple[LatentBatch, dict[str, Images]]] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: LatentBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Remember the first images."""
+        if outputs and sum(len(seen.index) for seen, _ in self._seen) < self.num_images:
+            self._seen.append((batch, outputs))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw on the first process only."""
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        """Draw, on the first process only."""
+        seen, self._seen = self._seen, []
+        if trainer.sanity_checking or not trainer.is_global_zero or not seen:
             return
         assert isinstance(pl_module, AsyrpModule)
-        batch = self._first_images(trainer, pl_module)
-        columns = {"source": batch.x_0} | sample_strengths(
-            pl_module.model,
-            batch.x_T,
-            pl_module.grid,
-            pl_module.alphas_cumprod,
-            pl_module.direction,
-            pl_module.interval,
-            self.strengths,
-            [int(i) for i in batch.index],
+        columns = self._make_columns(pl_module, seen)
+        notes = "  ".join(
+            f"{name.removeprefix('val/')} {float(value):.3f}"
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
         )
-        figure = draw_grid({name: images.float().cpu() for name, images in columns.items()}, self.title)
-        path = self.folder / "grid.png"
-        save_figure(figure, path)
+        path = save_figure(draw_grid(columns, self.title, notes or None), self.folder / "grid.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("preview", [str(path)])
 
-    def _first_images(self, trainer: Trainer, pl_module: LightningModule) -> LatentBatch:
-        dataset = trainer.datamodule.val_dataloader().dataset  # type: ignore[attr-defined]
-        batch: LatentBatch = dataset[list(range(min(self.num_images, len(dataset))))]
-        return batch._replace(x_0=batch.x_0.to(pl_module.device), x_T=batch.x_T.to(pl_module.device))
+    def _make_columns(
+        self, module: AsyrpModule, seen: list[tuple[LatentBatch, dict[str, Images]]]
+    ) -> dict[str, Images]:
+        known = {name: torch.cat([images[name] for _, images in seen])[: self.num_images] for name in seen[0][1]}
+        x_T = torch.cat([batch.x_T for batch, _ in seen])[: self.num_images]
+        seeds = [int(i) for batch, _ in seen for i in batch.index][: self.num_images]
+        others = tuple(s for s in self.strengths if name_strength(s) not in known)
+        common = (module.model, x_T, module.grid, module.alphas_cumprod, module.direction, module.interval)
+        known |= sample_strengths(*common, others, seeds) if others else {}
+        order = ["source", "reconstruction", *(name_strength(s) for s in self.strengths)]
+        return {name: known[name].float().cpu() for name in order}
 
 
 class KeepState(Callback):

@@ -1,4 +1,4 @@
-"""Shape and type checks of the package's annotations, on for every test; the scripts as a user runs them, in-process."""
+"""Shape and type checks of the package's annotations, on for every test; the scripts as a user runs them."""
 
 import logging
 import runpy
@@ -39,19 +39,17 @@ def run_script(name, *overrides):
 
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory):
-    """``scripts.run(NAME, *OVERRIDES)``, and ``scripts.tiny(FOLDER)``: a run of seconds whose outputs go there."""
+    """``scripts.run(NAME, *OVERRIDES)``, and as overrides a network (``tiny(OUTPUTS)``) and images (``portraits``)."""
     from diffusers import UNet2DModel
 
     unet = tmp_path_factory.mktemp("unet")
-    torch.manual_seed(0)
+    torch.manual_seed(1234)
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    UNet2DModel(
-        sample_size=32, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks
-    ).save_pretrained(unet)
+    UNet2DModel(32, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks).save_pretrained(unet)
 
-    def tiny(folder):
-        images = ("data.train.num_images=4", "data.val.num_images=4")
+    def tiny(outputs):
         model = ("model=folder", f"model.build.folder={unet}", "model.domain=avatars", "model.image_size=32")
-        return (*model, *images, "method.num_steps=4", "method.batch_size=2", f"paths.outputs={folder}")
+        return (*model, "method.num_steps=4", "method.batch_size=2", f"paths.outputs={outputs}")
 
-    return SimpleNamespace(run=run_script, tiny=tiny, root=ROOT, unet=unet)
+    portraits = ("data.train.num_images=4", "data.val.num_images=4")
+    return SimpleNamespace(run=run_script, tiny=tiny, portraits=portraits, root=ROOT, unet=unet)

@@ -13,7 +13,8 @@ from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_directio
 from asyrp_lit.training.asyrp import LossRecipe
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+FOLDERS = [folder for folder in CONF.iterdir() if folder.is_dir()]
+GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in FOLDERS}
 TEXTS = ("attr.src_text=a person", "attr.trg_text=a clown")
 
 

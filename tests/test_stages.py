@@ -21,6 +21,12 @@ METRICS = {"directional_cosine", "edit_lpips", "reconstruction_lpips", "reconstr
 ORACLE = {"success", "preservation"}
 
 
+@pytest.fixture(scope="module")
+def tiny(scripts):
+    """Overrides for four portraits, a random network and outputs in a folder."""
+    return lambda outputs: (*scripts.tiny(outputs), *scripts.portraits)
+
+
 def succeed(outcome):
     assert outcome.code == 0, outcome.text
     assert "Traceback" not in outcome.text
@@ -32,11 +38,11 @@ def mtimes(outputs):
 
 
 @pytest.fixture(scope="module")
-def trained(scripts, tmp_path_factory):
+def trained(scripts, tiny, tmp_path_factory):
     """A finished run of the default attribute: its outputs, run folder and what it printed."""
     outputs = tmp_path_factory.mktemp("outputs")
     run = outputs / "run"
-    outcome = scripts.run("train.py", *scripts.tiny(outputs), f"hydra.run.dir={run}")
+    outcome = scripts.run("train.py", *tiny(outputs), f"hydra.run.dir={run}")
     return outputs, run, succeed(outcome).text
 
 
@@ -66,19 +72,19 @@ def test_a_run_prints_bars_and_own_lines_only(trained):
     assert not [line for line in lines if not line.startswith(bars) and "[asyrp_lit." not in line]
 
 
-def test_a_second_run_reuses_the_latents(trained, scripts):
+def test_a_second_run_reuses_the_latents(trained, scripts, tiny):
     outputs, run, _ = trained
     before = mtimes(outputs)
-    outcome = succeed(scripts.run("train.py", *scripts.tiny(outputs), f"hydra.run.dir={outputs / 'again'}"))
+    outcome = succeed(scripts.run("train.py", *tiny(outputs), f"hydra.run.dir={outputs / 'again'}"))
     assert mtimes(outputs) == before
     assert "LPIPS curves" not in outcome.text
     assert "inverting" not in outcome.text
     assert (outputs / "again/beard.safetensors").read_bytes() == (run / "beard.safetensors").read_bytes()
 
 
-def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts):
+def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):
     outputs, run, _ = trained
-    options = (*scripts.tiny(outputs), "data.val.num_images=3")
+    options = (*tiny(outputs), "data.val.num_images=3")
     succeed(scripts.run("invert.py", *options))
     before = mtimes(outputs)
     folder = f"hydra.run.dir={outputs / 'evaluated'}"
@@ -89,27 +95,27 @@ def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts):
     assert (outputs / "evaluated/grid.png").is_file()
 
 
-def test_evaluate_finds_what_training_measured(trained, scripts):
+def test_evaluate_finds_what_training_measured(trained, scripts, tiny):
     outputs, run, _ = trained
     folder = f"hydra.run.dir={outputs / 'same'}"
     direction = f"direction={run / 'beard.safetensors'}"
-    succeed(scripts.run("evaluate.py", *scripts.tiny(outputs), direction, "strengths=[1]", folder))
+    succeed(scripts.run("evaluate.py", *tiny(outputs), direction, "strengths=[1]", folder))
     measured = json.loads((outputs / "same/metrics.json").read_text())["1"]
     assert measured == pytest.approx(json.loads((run / "metrics.json").read_text()), abs=1e-3)
 
 
-def test_zero_means_zero_in_a_fixed_interval(trained, scripts):
+def test_zero_means_zero_in_a_fixed_interval(trained, scripts, tiny):
     outputs = trained[0]
     fixed = ("interval=fixed", "interval.t_edit=0", "interval.t_boost=0", "method.passes=1")
-    succeed(scripts.run("train.py", *scripts.tiny(outputs), *fixed, f"hydra.run.dir={outputs / 'fixed'}"))
+    succeed(scripts.run("train.py", *tiny(outputs), *fixed, f"hydra.run.dir={outputs / 'fixed'}"))
     info = read_direction_info(outputs / "fixed/beard.safetensors")
     assert (info.t_edit, info.t_boost) == (0, 0)
 
 
-def test_words_that_the_small_clip_has_not_learnt_give_one_warning(trained, scripts):
+def test_words_that_the_small_clip_has_not_learnt_give_one_warning(trained, scripts, tiny):
     outputs = trained[0]
     options = ("attr=young", "interval=all", "method.passes=1", "method=free_global")
-    outcome = succeed(scripts.run("train.py", *scripts.tiny(outputs), *options, f"hydra.run.dir={outputs / 'young'}"))
+    outcome = succeed(scripts.run("train.py", *tiny(outputs), *options, f"hydra.run.dir={outputs / 'young'}"))
     assert outcome.text.count("the oracle does not judge") == outcome.text.count("WARNING") == 1
     assert set(json.loads((outputs / "young/metrics.json").read_text())) == METRICS
 
@@ -120,23 +126,23 @@ def test_check_texts_reports_both_cosines(scripts, tmp_path):
     assert "4 pairs" in outcome.text
 
 
-def test_wandb_offline_leaves_a_run_folder(trained, scripts, monkeypatch):
+def test_wandb_offline_leaves_a_run_folder(trained, scripts, tiny, monkeypatch):
     outputs, run = trained[0], trained[0] / "wandb_run"
     monkeypatch.setenv("WANDB_SILENT", "true")
     options = ("interval=all", "method.passes=1", "logger=wandb", "logger.wandb.offline=true")
-    succeed(scripts.run("train.py", *scripts.tiny(outputs), *options, f"hydra.run.dir={run}"))
+    succeed(scripts.run("train.py", *tiny(outputs), *options, f"hydra.run.dir={run}"))
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
     assert (run / "log/metrics.csv").is_file()
     assert wandb.run is None
 
 
 @pytest.fixture
-def start(scripts, trained):
+def start(scripts, tiny, trained):
     """Start a training as a process of its own and wait for its first checkpoint."""
     processes = []
 
     def start(run):
-        command = [sys.executable, str(scripts.root / "train.py"), *scripts.tiny(trained[0]), *LONG]
+        command = [sys.executable, str(scripts.root / "train.py"), *tiny(trained[0]), *LONG]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [*command, f"hydra.run.dir={run}"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -158,14 +164,14 @@ LONG = ("interval=all", "method.passes=4", "method.batch_size=1")
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_direction(trained, scripts, start):
+def test_a_killed_run_resumes_to_the_same_direction(trained, scripts, tiny, start):
     outputs = trained[0]
     killed, whole = outputs / "killed", outputs / "whole"
     process = start(killed)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "beard.safetensors").exists()
-    options = (*scripts.tiny(outputs), *LONG)
+    options = (*tiny(outputs), *LONG)
     succeed(scripts.run("train.py", *options, f"resume={killed}", f"hydra.run.dir={outputs / 'resumed'}"))
     succeed(scripts.run("train.py", *options, f"hydra.run.dir={whole}"))
     found, expected = (load_file(run / "beard.safetensors") for run in (killed, whole))

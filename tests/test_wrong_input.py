@@ -1,7 +1,6 @@
 """What a user may get wrong: one clear message, an exit code other than 0, nothing half-written."""
 
 import errno
-import math
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ def finished(scripts, tmp_path_factory):
     """A run folder with a direction, and the stores that most of the tests can reuse."""
     outputs = tmp_path_factory.mktemp("outputs")
     run = outputs / "finished"
-    options = (*scripts.tiny(outputs), "interval=all", "method.passes=1")
+    options = (*scripts.tiny(outputs), *scripts.portraits, "interval=all", "method.passes=1")
     assert scripts.run("train.py", *options, f"hydra.run.dir={run}").code == 0
     return run
 
@@ -27,7 +26,8 @@ def fail(scripts, finished, tmp_path):
 
     def fail(name, *overrides, tiny=True):
         run = tmp_path / "run"
-        common = (*scripts.tiny(finished.parent), "interval=all") if tiny else (f"paths.outputs={tmp_path}",)
+        data = () if "data=folder" in overrides else scripts.portraits
+        common = (*scripts.tiny(finished.parent), *data, "interval=all") if tiny else (f"paths.outputs={tmp_path}",)
         outcome = scripts.run(name, *common, f"hydra.run.dir={run}", *overrides)
         assert outcome.code not in (0, None), outcome.text
         assert "Traceback" not in outcome.text
@@ -76,9 +76,10 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, got -1"),
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, got 'f_x'"),
         (["method.optimizer.lr=nan"], "method.optimizer.lr must be a finite number above 0, got nan"),
+        (["method.optimizer.lr=1e300"], "method.optimizer.lr must be a finite number above 0, got 1e+300"),
         (["interval=fixed", "interval.t_edit=-5"], "interval.t_edit must be 0 to 1000, got -5"),
         (["interval.kind=guess"], "interval.kind must be fixed or lpips, got 'guess'"),
-        (["attr.where={beard: maybe}"], "maybe"),
+        (["attr.avatars.where.beard=maybe"], "maybe"),
         (["model.image_size=64"], "takes images of 32 px, got 64 px"),
         (["data=folder"], "data=folder needs data.train.folder=/path/to/images"),
         (["data=folder", "data.train.folder=/nowhere"], "image folder /nowhere does not exist"),
@@ -95,6 +96,13 @@ def test_a_value_that_cannot_be_is_named(fail, overrides, message):
     assert message in fail("train.py", *overrides)
 
 
+def test_clip_weights_of_another_network_are_refused(fail, scripts):
+    file = scripts.unet / "diffusion_pytorch_model.safetensors"
+    message = fail("train.py", f"clip.weights={file}")
+    assert f"CLIP avatars cannot be loaded from '{file}'" in message
+    assert "name it with clip.weights=/path/to/file" in message
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(fail):
     assert "take trainer=cpu" in fail("train.py", "trainer=gpu")
@@ -107,14 +115,12 @@ def test_a_missing_checkpoint_says_where_to_put_it(fail, tmp_path):
     assert "model.build.weights=" in message
 
 
-def test_a_direction_of_another_base_model_is_refused(fail, finished, tmp_path):
-    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    unet = UNet2DModel(sample_size=32, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks)
-    other = tmp_path / "other"
-    unet.save_pretrained(other)
+def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    unet = UNet2DModel.from_pretrained(scripts.unet)
+    torch.nn.init.normal_(unet.conv_in.weight)
+    unet.save_pretrained(other, safe_serialization=True)
     direction = finished / "beard.safetensors"
-    content = (other / "diffusion_pytorch_model.safetensors").rename(tmp_path / "weights.bin")
-    content.rename(other / "diffusion_pytorch_model.safetensors")
     message = fail("evaluate.py", f"direction={direction}", f"model.build.folder={other}")
     assert "does not fit" in message
     assert "Choose the base model folder" in message
@@ -180,7 +186,13 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_state(fail, tmp_path):
 
 def test_a_last_update_to_nan_leaves_no_direction(fail):
     fixed = ("interval=fixed", "interval.t_edit=999", "interval.t_boost=0")
-    assert "lower method.optimizer.lr" in fail("train.py", *fixed, "method.passes=1", f"method.optimizer.lr={math.inf}")
+    single = (
+        "method=paper",
+        "method.batch_size=4",
+        "method.optimizer.lr=1.0e38",
+        "+method.optimizer.weight_decay=1.0e38",
+    )
+    assert "not finite after the last update" in fail("train.py", *fixed, *single)
 
 
 def test_a_full_disk_is_named_and_leaves_whole_shards_only(fail, monkeypatch, tmp_path):

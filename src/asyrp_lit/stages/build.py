@@ -1,8 +1,8 @@
 """From ``cfg`` to built parts: attribute, model, sources, stores, interval, judges."""
 
 import logging
-import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -55,7 +55,7 @@ def check_settings(cfg: DictConfig) -> None:
     if cfg.method.kind not in KINDS:
         raise ValueError(f"method.kind must be one of {', '.join(KINDS)}, got {cfg.method.kind!r}")
     lr = cfg.method.optimizer.lr
-    if not isinstance(lr, int | float) or not math.isfinite(lr) or lr <= 0:
+    if not isinstance(lr, int | float) or not 0 < lr < torch.finfo(torch.float32).max:
         raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 2e-4 suits Adam")
 
 
@@ -146,8 +146,19 @@ def build_interval(
 
 
 def build_clip(cfg: DictConfig) -> FrozenCLIP:
-    """The frozen CLIP."""
-    return load_clip(cfg.clip.name, cfg.clip.weights, cfg.clip.cache)
+    """The frozen CLIP.
+
+    Raises:
+        ValueError: its weights cannot be downloaded, are damaged or of another architecture.
+    """
+    chosen = cfg.clip
+    try:
+        return load_clip(chosen.name, chosen.weights, chosen.cache)
+    except (RuntimeError, UnpicklingError) as error:  # open_clip's and torch's
+        raise ValueError(
+            f"CLIP {chosen.name} cannot be loaded from {chosen.weights!r} ({str(error)[:300]}); without a network put "
+            "its weight file on this machine and name it with clip.weights=/path/to/file"
+        ) from error
 
 
 class Setup(NamedTuple):
@@ -166,4 +177,6 @@ def build_setup(cfg: DictConfig) -> Setup:
     attribute = build_attribute(cfg)
     grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
     model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
+    if cfg.channels_last:
+        model.to(memory_format=torch.channels_last)
     return Setup(attribute, grid, model, {split: build_source(cfg, split, attribute) for split in ("train", "val")})

@@ -38,6 +38,8 @@ USER_ERRORS = (
 NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch to Lightning
     r"Found \d+ module\(s\) in eval mode at the start of training",  # they are frozen
+    r"GPU available but not used",  # trainer=cpu was asked for
+    r"Checkpoint directory .* exists and is not empty",  # pretraining goes on in its folder
     r"The '\w+' does not have many workers",  # a store is read faster than a network runs
 )
 
@@ -47,19 +49,26 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def is_wanted(record: logging.LogRecord) -> bool:
+    """Not open_clip's notes to the root logger, nor an error there, which it raises as well."""
+    return "open_clip" not in record.pathname or record.levelno == logging.WARNING
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """No notes of Lightning (devices, tips, restored states) and none of the ``NOISE``; other warnings pass."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    root, *loggers = (logging.getLogger(name) for name in (None, "lightning.pytorch", "lightning.fabric"))
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    root.addFilter(is_wanted)
     try:
         with warnings.catch_warnings():
             for message in NOISE:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
+        root.removeFilter(is_wanted)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -68,12 +77,14 @@ def describe_error(error: BaseException) -> str:
     """The message of an error; where a part could not be built for a reason of its own, that reason."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, USER_ERRORS):
         error = error.__cause__
-    hint = ""
+    text, hint = str(error), ""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        text = error.strerror
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "; the disk is full: make room, or choose other folders with paths.outputs and paths.latents"
     if isinstance(error, torch.OutOfMemoryError):
         hint = "; lower method.batch_size and inversion_batch_size"
-    return f"{error}{hint}"
+    return f"{text}{hint}"
 
 
 def keep_traceback() -> str:

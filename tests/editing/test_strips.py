@@ -32,4 +32,3 @@ def test_several_strengths_at_once_are_each_of_them_alone(parts):
         alone = sample_images(*common, Scaled(direction, strength), INTERVAL, SEEDS)
         assert_close(columns[f"strength {strength:g}"], alone, atol=1e-5, rtol=1e-5)
     assert list(columns) == ["strength -1", "strength 0.5", "strength 2"]
-

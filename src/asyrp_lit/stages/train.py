@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.data.datamodule import LatentsDataModule
@@ -32,6 +32,7 @@ from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
+from asyrp_lit.training.logs import make_csv_logger
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,7 @@ def build_module(
 
 def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -> Trainer:
     """Lightning's trainer with what a run leaves in its folder."""
-    number = len([folder for folder in run.glob("log*") if folder.is_dir()]) + 1
-    # A resumed run gets a folder of its own: CSVLogger would delete the rows so far. No version: not in the bar.
-    loggers: list[Logger] = [CSVLogger(run, name="log" if number == 1 else f"log_{number}", version="")]
+    loggers: list[Logger] = [make_csv_logger(run)]
     if cfg.logger.wandb is not None:
         loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run)))
     callbacks: list[Callback] = [
@@ -182,13 +181,7 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
 
 
 def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, run: Path, trainer: Trainer) -> None:
-    """The direction file and metrics.json of a finished run.
-
-    Raises:
-        FloatingPointError: the last update made the direction NaN or infinite.
-    """
-    if not all(value.isfinite().all() for value in module.direction.state_dict().values()):
-        raise FloatingPointError("the direction is not finite after the last update; lower method.optimizer.lr")
+    """The direction file and metrics.json of a finished run."""
     metrics = {
         name.removeprefix("val/"): float(value)
         for name, value in trainer.callback_metrics.items()

@@ -21,6 +21,9 @@ from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Embeddings, Images, PerSample
 
+#: What to do when a training diverges.
+ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
+
 ClipSource = Literal["x_0", "pred_x0"]
 
 
@@ -182,10 +185,7 @@ class AsyrpModule(LightningModule):
 
     def _update(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} after {self.global_step} updates; lower method.optimizer.lr "
-                "(the last checkpoint of the run folder is still good)"
-            )
+            raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
@@ -193,6 +193,8 @@ class AsyrpModule(LightningModule):
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
         optimizer.step()
+        if not all(parameter.isfinite().all() for parameter in self.direction.parameters()):
+            raise FloatingPointError(f"an update made the direction NaN or infinite; {ADVICE}")
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Images] | None:
         """Reconstruct, edit at strength 1 and judge."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from asyrp_lit.data.avatars.dataset import PortraitBatch, Portraits
+from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.pretrain_diffusion import RampedEMA
 
 
@@ -37,8 +37,9 @@ def fit_network(
         module: what to train; afterwards it holds the averaged weights.
         loaders: train and val.
         folder: run folder for checkpoints and the CSV log.
-        max_steps: optimiser steps in all, those before a resume included.
-        val_check_interval: steps between validations, each followed by a checkpoint.
+        max_steps: optimiser steps in all, those before a resume included; a multiple of 100, since states are kept that
+            often.
+        val_check_interval: steps between validations.
         precision: Lightning's, for example ``bf16-mixed``.
         ema_decay: ``None`` keeps the last weights.
         resume: ``False`` starts anew and overwrites.
@@ -58,7 +59,7 @@ def fit_network(
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
         callbacks=callbacks,
-        logger=CSVLogger(folder, name="", version="log"),
+        logger=make_csv_logger(folder),
         log_every_n_steps=20,
         num_sanity_val_steps=0,
     )

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from asyrp_lit.hspace.direction import read_direction_info
 
 METRICS = {"directional_cosine", "edit_lpips", "reconstruction_lpips", "reconstruction_psnr"}
-ORACLE = {"success", "preservation"}
+ORACLE = {"success", "preservation", "reconstruction_preservation"}
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,8 @@ class Judges:
 class MetricPanel(nn.Module):
     """Directional cosine, LPIPS and PSNR of edits and reconstructions, and the oracle's verdict where there is one.
 
+    ``reconstruction_preservation`` is what inversion and back alone leave unchanged: the most that an edit can reach.
+
     Args:
         judges: frozen networks; kept out of ``parameters()`` and checkpoints.
         text_direction: dT, (1, D).
@@ -67,6 +69,7 @@ class MetricPanel(nn.Module):
         if target is not None and judges.oracle is not None:
             self.reducers["success"] = OracleSuccess(target)
             self.reducers["preservation"] = OraclePreservation(target)
+            self.reducers["reconstruction_preservation"] = OraclePreservation(target)
 
     @torch.no_grad()
     def update(self, source: Images, reconstruction: Images, edit: Images) -> None:
@@ -80,9 +83,10 @@ class MetricPanel(nn.Module):
         reducers["reconstruction_psnr"].update(reconstruction, source)
         if self.judged:
             assert judges.oracle is not None
-            labels = judges.oracle.predict(edit)
+            source_labels, labels = judges.oracle.predict(source), judges.oracle.predict(edit)
             reducers["success"].update(labels)
-            reducers["preservation"].update(judges.oracle.predict(source), labels)
+            reducers["preservation"].update(source_labels, labels)
+            reducers["reconstruction_preservation"].update(source_labels, judges.oracle.predict(reconstruction))
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name, over all images of all processes."""

@@ -198,7 +198,7 @@ def test_lightning_leaves_the_sampler_in_its_place(tmp_path):
 def test_an_incomplete_store_is_refused_before_training(tmp_path):
     whole, part = make_store(tmp_path, 8), make_store(tmp_path, 7, complete=False)
     data = LatentsDataModule(whole.folder, part.folder, 2)
-    with pytest.raises(FileNotFoundError, match=r"7_images.* is not complete: rerun invert\.py"):
+    with pytest.raises(FileNotFoundError, match=r"7_images.* is not complete: rerun the command that made it"):
         data.prepare_data()
     assert data.stores == {}
 

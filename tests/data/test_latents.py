@@ -141,14 +141,14 @@ def test_a_flipped_bit_counts_as_missing_and_is_not_read(tmp_path, place):
     store.shard_path(2).write_bytes(damaged)
     assert store.missing_shards() == [2]
     assert store[7]["labels"][0] == 7
-    with pytest.raises(ValueError, match=r"shard-00002.*corrupt.*rerun invert\.py"):
+    with pytest.raises(ValueError, match=r"shard-00002.*corrupt.*rerun the command that made it"):
         store[8]
 
 
 def test_a_missing_shard_says_so_when_read(tmp_path):
     store = make_full_store(tmp_path)
     store.shard_path(0).unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard-00000.*rerun invert\.py"):
+    with pytest.raises(FileNotFoundError, match=r"shard-00000.*rerun the command that made it"):
         store[0]
 
 
@@ -192,7 +192,7 @@ def test_a_half_written_manifest_is_rewritten_and_shards_are_kept(tmp_path, keep
     path = store.folder / "manifest.json"
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
-    with pytest.raises(ValueError, match=r"half-written: rerun invert\.py"):
+    with pytest.raises(ValueError, match=r"half-written: rerun the command that made it"):
         LatentStore.open(store.folder)
     assert make_store(tmp_path).missing_shards() == []
     assert path.read_bytes() == whole

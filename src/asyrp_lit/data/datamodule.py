@@ -50,7 +50,7 @@ class LatentsDataModule(LightningDataModule):
         for folder in self.folders.values():
             if not LatentStore.open(folder).is_complete():
                 raise FileNotFoundError(
-                    f"the latent store {folder} is not complete: rerun invert.py with the same settings, it computes "
+                    f"the latent store {folder} is not complete: rerun the command that made it, it computes "
                     "what is missing"
                 )
 

@@ -97,7 +97,7 @@ class LatentStore:
             raise FileNotFoundError(f"no latent store in {folder} (no manifest.json): run invert.py to make one")
         manifest = read_manifest(folder)
         if manifest is None:
-            raise ValueError(f"{folder / 'manifest.json'} is half-written: rerun invert.py, which rewrites it")
+            raise ValueError(f"{folder / 'manifest.json'} is half-written: rerun the command that made it")
         return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -185,10 +185,10 @@ class LatentStore:
         path = self.shard_path(number)
         if number not in self._verified:
             if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing: rerun invert.py with the same settings to compute it")
+                raise FileNotFoundError(f"{path} is missing: rerun the command that made it to compute it")
             if not is_intact(path, self.identity, number):
                 raise ValueError(
-                    f"{path} is truncated or corrupt (wrong checksum): rerun invert.py with the same settings, "
+                    f"{path} is truncated or corrupt (wrong checksum): rerun the command that made it, "
                     "it computes this shard again"
                 )
             self._verified.add(number)

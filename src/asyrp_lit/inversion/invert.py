@@ -201,7 +201,7 @@ def _check_finite(tensors: dict[str, Tensor], item_keys: Sequence[str]) -> None:
         if bad := [item_key for item_key, fine in zip(item_keys, finite, strict=True) if not fine]:
             raise FloatingPointError(
                 f"{name} is not finite for {', '.join(bad)}: the network's weights or these images are damaged, or the "
-                "precision is too low (try precision=32-true)"
+                "precision is too low (try trainer.precision=32-true)"
             )
 
 

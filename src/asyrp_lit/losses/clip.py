@@ -67,8 +67,12 @@ class FrozenCLIP(nn.Module):
         return super().train(False)
 
     def encode_images(self, x: Images) -> Embeddings:
-        """Unit-length embeddings of images in [-1, 1]."""
-        return F.normalize(self.model.encode_image(prepare_images(x, self.expected)).float(), dim=-1)
+        """Unit-length embeddings of images in [-1, 1], in float32 also under autocast.
+
+        In bfloat16 the direction between an image and a small edit of it would be rounding alone.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(self.model.encode_image(prepare_images(x.float(), self.expected)), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:

@@ -24,7 +24,6 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.plots.curves import draw_lpips_curves
 from asyrp_lit.plots.save import save_figure
-from asyrp_lit.stages.guard import run_folder
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def pick_device(cfg: DictConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but PyTorch sees no CUDA device here: take trainer=cpu")
-    return torch.device("cuda")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # each process of DDP has its own
 
 
 def build_attribute(cfg: DictConfig) -> Attribute:
@@ -108,7 +107,7 @@ def build_store(
 
 def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...]) -> LPIPSCurves:
     """LPIPS curves of the first images of a source, kept beside the stores."""
-    num_images = min(cfg.interval.num_images, len(source))
+    num_images = min(max(1, cfg.interval.num_images), len(source))
     key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0)
     path = Path(cfg.paths.latents) / f"lpips-{num_images}-{key.folder_name()}.json"
     if curves := load_curves(path):
@@ -122,12 +121,21 @@ def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid
 
 
 def build_interval(
-    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float
+    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float, run: Path
 ) -> Interval:
-    """The interval, and for measured ones the picture of the curves in the run folder."""
+    """The interval, and for measured ones the picture of the curves in the run folder.
+
+    Raises:
+        ValueError: the kind does not exist, or nothing lies in the interval.
+    """
     chosen = cfg.interval
     if chosen.kind == "fixed":
-        return check_interval(chosen.t_edit, chosen.t_boost)
+        interval = check_interval(chosen.t_edit, chosen.t_boost)
+        if interval.t_edit > grid[-1]:
+            raise ValueError(
+                f"interval.t_edit = {chosen.t_edit} is above the noisiest timestep {grid[-1]}: no step edits"
+            )
+        return interval
     if chosen.kind != "lpips":
         raise ValueError(f"interval.kind must be fixed or lpips, got {chosen.kind!r}")
     curves = measure_curves(cfg, model, source, grid)
@@ -141,8 +149,22 @@ def build_interval(
         interval.t_edit,
         interval.t_boost,
     )
-    save_figure(figure, run_folder() / "interval.png")
+    save_figure(figure, run / "interval.png")
     return interval
+
+
+def choose_cached_steps(cfg: DictConfig, grid: tuple[int, ...], t_edit: int | None = None) -> tuple[int, ...]:
+    """Timesteps at which the train store keeps P_t: those from ``cache_pred_x0_from``, or t_edit if that is lower."""
+    lowest = cfg.method.cache_pred_x0_from
+    if lowest is None:
+        return ()
+    return tuple(t for t in grid if t >= (lowest if t_edit is None else min(lowest, t_edit)))
+
+
+def autocast_as(cfg: DictConfig) -> torch.autocast:
+    """The trainer's precision for what runs outside it."""
+    low = str(cfg.trainer.precision).startswith("bf16")
+    return torch.autocast(pick_device(cfg).type, torch.bfloat16, enabled=low)
 
 
 def build_clip(cfg: DictConfig) -> FrozenCLIP:

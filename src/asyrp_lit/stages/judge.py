@@ -1,6 +1,7 @@
 """Judging of directions and of texts."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -21,7 +22,7 @@ from asyrp_lit.metrics.sweep import judge_strengths
 from asyrp_lit.metrics.true_pairs import draw_true_pairs, true_pair_cosines
 from asyrp_lit.plots.grid import draw_grid
 from asyrp_lit.plots.save import save_figure
-from asyrp_lit.stages.build import build_attribute, build_clip, build_setup, build_store, pick_device
+from asyrp_lit.stages.build import autocast_as, build_attribute, build_clip, build_setup, build_store, pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 
 log = logging.getLogger(__name__)
@@ -42,22 +43,27 @@ def evaluate(cfg: DictConfig) -> None:
     path = Path(cfg.direction)
     info = read_direction_info(path)
     if info.attribute != cfg.attr.name:
-        raise ValueError(f"direction {path} edits {info.attribute!r}: add attr={info.attribute}")
+        raise ValueError(
+            f"direction {path} edits {info.attribute!r}: add attr={info.attribute}, or attr=custom "
+            f"attr.name={info.attribute} for texts of your own"
+        )
     attribute, grid, model, sources = build_setup(cfg)
+    attribute = replace(attribute, src_text=info.src_text, trg_text=info.trg_text)
     direction, info = load_direction(path, model.fingerprint(), model.name)
+    device = pick_device(cfg)
     store = build_store(cfg, model, sources["val"])
-    clip = build_clip(cfg).to(pick_device(cfg))
+    clip = build_clip(cfg).to(device)
     text_direction = compute_text_direction(
         clip, attribute.src_text, attribute.trg_text, choose_templates(cfg.clip.templates)
     )
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
     judges = Judges(clip, load_lpips(), oracle)
-    panels = {float(s): MetricPanel(judges, text_direction, attribute.labels) for s in cfg.strengths}
+    panels = {float(s): MetricPanel(judges, text_direction, attribute.labels).to(device) for s in cfg.strengths}
     scale = rescale_to_steps(info.num_steps, cfg.method.num_steps)
     interval = Interval(info.t_edit, info.t_boost)
-    rows = judge_strengths(
-        model, store, grid, Scaled(direction, scale), interval, panels, cfg.inversion_batch_size, pick_device(cfg)
-    )
+    scaled = Scaled(direction.to(device), scale)
+    with autocast_as(cfg):
+        rows = judge_strengths(model, store, grid, scaled, interval, panels, cfg.inversion_batch_size, device)
     metrics = {f"{s:g}": {name: float(v) for name, v in panel.compute().items()} for s, panel in panels.items()}
     write_json(run_folder() / "metrics.json", metrics)
     save_figure(draw_grid({k: v[:16] for k, v in rows.items()}, describe(attribute)), run_folder() / "grid.png")

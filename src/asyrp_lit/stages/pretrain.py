@@ -36,7 +36,15 @@ def pretrain(cfg: DictConfig) -> None:
     seed_everything(cfg.seed)
     loaders = make_pretrain_loaders(**cfg.network.data, cache=Path(cfg.paths.cache) / "avatars")
     module = instantiate(cfg.network.module)
-    fit_network(module, loaders, run_folder(), **cfg.network.fit, ema_decay=cfg.network.ema_decay, resume=cfg.resume)
+    fit_network(
+        module,
+        loaders,
+        run_folder(),
+        **cfg.network.fit,
+        ema_decay=cfg.network.ema_decay,
+        resume=cfg.resume,
+        accelerator=cfg.accelerator,
+    )
 
 
 @report_errors

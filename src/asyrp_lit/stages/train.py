@@ -27,7 +27,14 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.stages.build import build_clip, build_interval, build_setup, build_store, pick_device
+from asyrp_lit.stages.build import (
+    build_clip,
+    build_interval,
+    build_setup,
+    build_store,
+    choose_cached_steps,
+    pick_device,
+)
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.training.asyrp import AsyrpModule
@@ -43,12 +50,16 @@ UNJUDGED = (
 )
 
 
+#: What a resumed training may not change of its method; passes and the optimiser's settings are free.
+FIXED_METHOD = ("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.loss", "seed")
+
+
 @report_errors
 def invert(cfg: DictConfig) -> None:
-    """The latent stores of train and val, without P_t."""
+    """The latent stores of train and val, as training reads them unless its t_edit is below ``cache_pred_x0_from``."""
     setup = build_setup(cfg)
-    for source in setup.sources.values():
-        build_store(cfg, setup.model, source)
+    build_store(cfg, setup.model, setup.sources["train"], choose_cached_steps(cfg, setup.grid))
+    build_store(cfg, setup.model, setup.sources["val"])
 
 
 def build_module(
@@ -81,7 +92,7 @@ def build_module(
     )
 
 
-def build_trainer(cfg: DictConfig, module: AsyrpModule, run: Path, title: str) -> Trainer:
+def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
     """Lightning's trainer with what a run leaves in its folder."""
     loggers: list[Logger] = [make_csv_logger(run)]
     if cfg.logger.wandb is not None:
@@ -115,17 +126,15 @@ def train(cfg: DictConfig) -> None:
         log.warning(UNJUDGED, attribute.name)
     clip = build_clip(cfg).to(pick_device(cfg))
     cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
-    interval = build_interval(cfg, model, sources["train"], grid, cos_text)
+    interval = build_interval(cfg, model, sources["train"], grid, cos_text, run)
     log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d", attribute.name, cos_text, *interval)
     torch.manual_seed(cfg.seed)
     module = build_module(cfg, model, clip, attribute, grid, interval)
     if checkpoint:
         check_fits(checkpoint, module)
-    lowest = cfg.method.cache_pred_x0_from
-    cached = () if lowest is None else tuple(t for t in grid if t >= min(lowest, interval.t_edit))
-    train_store = build_store(cfg, model, sources["train"], cached)
+    train_store = build_store(cfg, model, sources["train"], choose_cached_steps(cfg, grid, interval.t_edit))
     val_store = build_store(cfg, model, sources["val"])
-    trainer = build_trainer(cfg, module, run, describe(attribute))
+    trainer = build_trainer(cfg, run, describe(attribute))
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
     try:
@@ -155,8 +164,8 @@ def find_checkpoint(cfg: DictConfig) -> Path | None:
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
     folder = path.with_name(".hydra")
-    for group in ("attr", "model", "interval", "clip") if folder.is_dir() else ():
-        if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != cfg[group]:
+    for group in ("attr", "model", "interval", "clip", "data", *FIXED_METHOD) if folder.is_dir() else ():
+        if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != OmegaConf.select(cfg, group):
             overrides = " ".join(str(override) for override in OmegaConf.load(folder / "overrides.yaml"))
             raise ValueError(
                 f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"

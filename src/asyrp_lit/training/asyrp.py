@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -37,12 +37,23 @@ class LossRecipe:
         form: ``log`` as in the released code, ``cosine`` as in the paper.
         clip_source: the source image of the CLIP direction: the real ``x_0`` (released code) or P_t of the unedited
             trajectory, ``pred_x0`` (paper).
+
+    Raises:
+        ValueError: a choice does not exist, or a weight is negative.
     """
 
     w_clip: float = 1.0
     w_l1: float = 3.0
     form: LossForm = "log"
     clip_source: ClipSource = "x_0"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("form", get_args(LossForm)), ("clip_source", get_args(ClipSource))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"method.loss.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("w_clip", "w_l1"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"method.loss.{name} must be 0 or more, got {getattr(self, name)!r}")
 
 
 class Objective(NamedTuple):
@@ -193,7 +204,7 @@ class AsyrpModule(LightningModule):
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
         optimizer.step()
-        if not all(parameter.isfinite().all() for parameter in self.direction.parameters()):
+        if not torch.stack([parameter.isfinite().all() for parameter in self.direction.parameters()]).all():
             raise FloatingPointError(f"an update made the direction NaN or infinite; {ADVICE}")
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Images] | None:

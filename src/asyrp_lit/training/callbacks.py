@@ -74,7 +74,8 @@ class PreviewGrid(Callback):
         seeds = [int(i) for batch, _ in seen for i in batch.index][: self.num_images]
         others = tuple(s for s in self.strengths if name_strength(s) not in known)
         common = (module.model, x_T, module.grid, module.alphas_cumprod, module.direction, module.interval)
-        known |= sample_strengths(*common, others, seeds) if others else {}
+        with module.trainer.precision_plugin.forward_context():
+            known |= sample_strengths(*common, others, seeds) if others else {}
         order = ["source", "reconstruction", *(name_strength(s) for s in self.strengths)]
         return {name: known[name].float().cpu() for name in order}
 

@@ -1,6 +1,7 @@
 """From ``cfg`` to built parts: attribute, model, sources, stores, interval, judges."""
 
 import logging
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple

@@ -42,7 +42,7 @@ def trained(scripts, tiny, tmp_path_factory):
     """A finished run of the default attribute: its outputs, run folder and what it printed."""
     outputs = tmp_path_factory.mktemp("outputs")
     run = outputs / "run"
-    outcome = scripts.run("train.py", *tiny(outputs), f"hydra.run.dir={run}")
+    outcome = scripts.run("train.py", *tiny(outputs), "method.passes=2", f"hydra.run.dir={run}")
     return outputs, run, succeed(outcome).text
 
 
@@ -75,7 +75,7 @@ def test_a_run_prints_bars_and_own_lines_only(trained):
 def test_a_second_run_reuses_the_latents(trained, scripts, tiny):
     outputs, run, _ = trained
     before = mtimes(outputs)
-    outcome = succeed(scripts.run("train.py", *tiny(outputs), f"hydra.run.dir={outputs / 'again'}"))
+    outcome = succeed(scripts.run("train.py", *tiny(outputs), "method.passes=2", f"hydra.run.dir={outputs / 'again'}"))
     assert mtimes(outputs) == before
     assert "LPIPS curves" not in outcome.text
     assert "inverting" not in outcome.text
@@ -145,7 +145,12 @@ def start(scripts, tiny, trained):
         command = [sys.executable, str(scripts.root / "train.py"), *tiny(trained[0]), *LONG]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [*command, f"hydra.run.dir={run}"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, f"hydra.run.dir={run}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A background job of a shell ignores Ctrl-C, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         processes.append(process)
         while not (run / "last.ckpt").is_file():

@@ -160,14 +160,14 @@ def test_a_broken_image_is_named_or_left_out(fail, images, scripts, tmp_path):
     outcome = scripts.run("invert.py", *scripts.tiny(tmp_path), *options, "data.on_bad_image=skip")
     assert outcome.code == 0
     assert "left out 1 of 3 images" in outcome.text
-    assert len(list((tmp_path / "latents").glob("*/shard-*"))) == 1
+    assert len(list((tmp_path / "latents").glob("*/shard-*"))) == 2  # train with P_t, val without
 
 
 def test_a_resumed_run_must_be_of_the_same_edit(fail, finished):
     message = fail("train.py", f"resume={finished}", "attr=smiling")
     assert "was started with another attr" in message
     assert "method.num_steps=4" in message
-    assert "cannot be resumed with these settings" in fail("train.py", f"resume={finished}", "method.kind=global")
+    assert "was started with another method.kind" in fail("train.py", f"resume={finished}", "method.kind=global")
 
 
 def test_a_damaged_checkpoint_is_named(fail, tmp_path):
@@ -192,7 +192,7 @@ def test_a_last_update_to_nan_leaves_no_direction(fail):
         "method.optimizer.lr=1.0e38",
         "+method.optimizer.weight_decay=1.0e38",
     )
-    assert "not finite after the last update" in fail("train.py", *fixed, *single)
+    assert "an update made the direction NaN" in fail("train.py", *fixed, *single)
 
 
 def test_a_full_disk_is_named_and_leaves_whole_shards_only(fail, monkeypatch, tmp_path):

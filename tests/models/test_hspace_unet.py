@@ -69,12 +69,6 @@ def test_decode_both_equals_two_decodes(network, inputs):
     assert not torch.allclose(eps, eps_edit, atol=1e-3)
 
 
-def test_selected_samples_decode_alike(network, inputs):
-    bottleneck = network.encode(*inputs)
-    second = network.decode(bottleneck.select(torch.tensor([1])))
-    torch.testing.assert_close(second, network.decode(bottleneck)[1:], atol=1e-6, rtol=1e-5)
-
-
 def test_network_stays_frozen_but_lets_gradients_through(network, inputs):
     network.train()
     assert not any(module.training for module in network.modules())

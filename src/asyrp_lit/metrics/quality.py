@@ -102,14 +102,26 @@ def _to_uint8(images: Images) -> Iterator[Tensor]:
     return (((batch + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for batch in torch.split(images, _BATCH))
 
 
-def judge_unet(model: HSpaceUNet, clip: FrozenCLIP, num_images: int = 256) -> dict[str, float]:
-    """Reconstruction PSNR (64 test portraits, 40 steps) and KID of 50-step samples against test portraits."""
-    real, _ = draw_portraits(TEST, num_images)
-    others, _ = draw_portraits("val", num_images)
-    psnr = image_psnr(reconstruct(model, real[:64]), real[:64])
+def judge_unet(
+    model: HSpaceUNet, clip: FrozenCLIP, samples: Images, num_reconstructions: int = 32, num_real: int = 512
+) -> dict[str, float]:
+    """PSNR of 40-step reconstructions of test portraits, and KID of samples against test portraits.
+
+    Args:
+        model: the network.
+        clip: its image space is KID's.
+        samples: from ``draw_samples``.
+        num_reconstructions: test portraits to invert and sample back.
+        num_real: test portraits in KID.
+    """
+    real, _ = draw_portraits(TEST, num_real)
+    others, _ = draw_portraits("val", len(samples))
+    psnr = image_psnr(reconstruct(model, real[:num_reconstructions]), real[:num_reconstructions])
     return {
         "reconstruction_psnr_db": round(float(psnr.mean()), 2),
         "reconstruction_psnr_db_lowest": round(float(psnr.min()), 2),
-        "kid_x1000": compute_kid(clip, real, draw_samples(model, num_images)),
-        "kid_x1000_of_real_portraits": compute_kid(clip, real, others),
+        "reconstructions": num_reconstructions,
+        "kid_x1000": compute_kid(clip, real, samples, subset_size=50),
+        "kid_x1000_of_as_many_real_portraits": compute_kid(clip, real, others, subset_size=50),
+        "kid_samples": len(samples),
     }

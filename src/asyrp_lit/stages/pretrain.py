@@ -81,8 +81,9 @@ def _judge(module: torch.nn.Module, folder: Path) -> tuple[torch.nn.Module, str,
         unet = _round_to_half(module.unet)
         unet.save_config(folder)
         model = HSpaceUNet(unet)
-        save_figure(draw_contact_sheet(draw_samples(model, 64)), folder / "samples.png")
-        return unet, "diffusion_pytorch_model.safetensors", judge_unet(model, load_clip())
+        samples = draw_samples(model, 64)
+        save_figure(draw_contact_sheet(samples), folder / "samples.png")
+        return unet, "diffusion_pytorch_model.safetensors", judge_unet(model, load_clip(), samples)
     network = _round_to_half(module.network)
     if isinstance(module, CLIPPretrainer):
         clip = FrozenCLIP(network, module.tokenizer, module.expected, "avatars")

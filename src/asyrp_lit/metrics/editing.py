@@ -165,8 +165,8 @@ class ImagePSNR(MeanOverImages):
         self.add(image_psnr(x, y))
 
 
-class OracleSuccess(MeanOverImages):
-    """Share in [0, 1] of edited images that meet the target, higher is better.
+class OracleMetric(MeanOverImages):
+    """What the oracle says of edits towards a target; higher is better.
 
     Args:
         target: label name -> class name or several; all labels must be met.
@@ -182,29 +182,17 @@ class OracleSuccess(MeanOverImages):
         class_indices(target)
         self.target = dict(target)
 
+
+class OracleSuccess(OracleMetric):
+    """Share in [0, 1] of edited images that meet the target."""
+
     def update(self, edit_labels: Labels) -> None:
         """Take in the oracle's labels (B, 6) of edited images."""
         self.add(meets_target(edit_labels, self.target).float())
 
 
-class OraclePreservation(MeanOverImages):
-    """Mean over images of ``preserved_share``, in [0, 1], higher is better.
-
-    Images with nothing to compare are left out.
-
-    Args:
-        target: what the edit was to change.
-
-    Raises:
-        ValueError: the target is empty, or a label or class does not exist.
-    """
-
-    higher_is_better = True
-
-    def __init__(self, target: Target) -> None:
-        super().__init__()
-        class_indices(target)
-        self.target = dict(target)
+class OraclePreservation(OracleMetric):
+    """Mean over images of ``preserved_share``, in [0, 1]; images with nothing to compare are left out."""
 
     def update(self, source_labels: Labels, edit_labels: Labels) -> None:
         """Take in the oracle's labels (B, 6) of the unedited and of the edited images."""

@@ -79,10 +79,10 @@ def make_module(cls=AsyrpModule, recipe=None, optimizer=torch.optim.SGD, lr=0.1,
     )  # fmt: skip
 
 
-def make_data(root, batch_size=2, num_train=6, cached=True):
+def make_data(root, batch_size=2, num_train=6, cached=True, num_val=2):
     """The train store keeps P_t when ``cached``; the val store never does."""
     model, folders = make_model(), []
-    for count, steps in ((num_train, [t for t in GRID if cached and t >= INTERVAL.t_edit]), (2, [])):
+    for count, steps in ((num_train, [t for t in GRID if cached and t >= INTERVAL.t_edit]), (num_val, [])):
         source = Squares(count)
         key = make_store_key(model, source, len(GRID), GRID[-1], pred_x0_steps=steps)
         store = LatentStore.create(root, key, source.keys, shard_size=8, num_labels=1)

@@ -1,21 +1,34 @@
-"""Trains the tiny direction in as many processes as asked and saves it: ``fit_direction.py FOLDER DEVICES BATCH_SIZE``.
+"""Trains and validates the tiny direction in as many processes as asked: ``fit_direction.py FOLDER DEVICES BATCH_SIZE``.
 
+Leaves the direction in ``FOLDER/DEVICES.pt``; metrics, state and preview grid in ``FOLDER/DEVICES/``.
 The batch size is that of each process. Lightning starts this file again for every further process.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 from conftest import make_data, make_module, make_trainer
 
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.training.callbacks import KeepState, PreviewGrid
+
 
 def main(folder: Path, devices: int, batch_size: int) -> None:
-    module = make_module(lr=0.01)
-    trainer = make_trainer(max_epochs=2, devices=devices, strategy="ddp" if devices > 1 else "auto")
-    trainer.fit(module, make_data(folder, batch_size))
+    run = folder / str(devices)
+    run.mkdir(exist_ok=True)
+    panel = MetricPanel(Judges(make_module().clip, load_lpips()), torch.ones(1, 8))
+    module = make_module(lr=0.01, panel=panel)
+    callbacks = [PreviewGrid(run, 2, (-1.0, 1.0), "tiny"), KeepState(run / "last.ckpt")]
+    strategy = "ddp" if devices > 1 else "auto"
+    trainer = make_trainer(max_epochs=2, callbacks=callbacks, devices=devices, strategy=strategy)
+    trainer.fit(module, make_data(folder, batch_size, num_val=5))
     if trainer.is_global_zero:
         torch.save(module.direction.state_dict(), folder / f"{devices}.pt")
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        (run / "metrics.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Several processes; ``fit_direction.py`` is what they run."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,9 +22,13 @@ def train_in_processes(folder, devices, batch_size):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_f_t_of_one_with_the_joint_batch(tiny, tmp_path):
-    """Six images in batches of four: the second is filled up, and f_t is updated 12 times."""
+def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny, tmp_path):
+    """Six images in batches of four: the second is filled up, and f_t is updated 12 times; five images are judged."""
     start = tiny.make_module().direction.state_dict()
     alone, together = train_in_processes(tmp_path, 1, 4), train_in_processes(tmp_path, 2, 2)
     assert_close(together, alone, atol=1e-6, rtol=0)
     assert all((alone[key] - start[key]).abs().max() > 1e-3 for key in start)
+    judged = [json.loads((tmp_path / devices / "metrics.json").read_text()) for devices in ("1", "2")]
+    assert judged[1] == pytest.approx(judged[0], abs=1e-5)
+    assert judged[0]["val/edit_lpips"] > 1e-3
+    assert {file.name for file in (tmp_path / "2").iterdir()} == {"metrics.json", "last.ckpt", "grid.png"}

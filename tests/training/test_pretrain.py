@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from asyrp_lit.data.avatars.traits import LABELS
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
-from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, ramped_lr, weighted_eps_loss
+from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, multiscale_eps_loss, ramped_lr
 from asyrp_lit.training.pretrain_readers import (
     CLIPPretrainer,
     OraclePretrainer,
@@ -34,11 +34,24 @@ def test_a_run_goes_on_with_more_steps_from_where_it_was_constant():
     assert [ramped_lr(s, 10, 100, 40) for s in constant] == [ramped_lr(s, 10, 300, 40) for s in constant]
 
 
-def test_the_loss_by_hand():
+def test_the_loss_of_one_scale_by_hand():
     """SNR 1 and 9: min(SNR, 5) / SNR is 1 and 5 / 9."""
     eps = torch.zeros(2, 3, 4, 4)
-    loss = weighted_eps_loss(eps + 2, eps, torch.tensor([0.5, 0.9]).view(2, 1, 1, 1))
+    loss = multiscale_eps_loss(eps + 2, eps, torch.tensor([0.5, 0.9]).view(2, 1, 1, 1), [1])
     assert_close(loss, torch.tensor([4.0, 4.0 * 5 / 9]))
+
+
+def test_a_coarse_scale_sees_the_mean_error_alone_and_has_an_snr_of_its_own():
+    """Over 4 x 4 squares the SNR of 1/4 is 4: weight sqrt(4); of 1 it is 16: weight sqrt(4) 5 / 16."""
+    eps = torch.zeros(2, 3, 4, 4)
+    alternating = torch.ones(4, 4)
+    alternating[:, ::2] = -1
+    alpha_bar_t = torch.tensor([0.2, 0.5]).view(2, 1, 1, 1)
+    assert_close(multiscale_eps_loss(eps + alternating, eps, alpha_bar_t, [4]), torch.zeros(2))
+    loss = multiscale_eps_loss(eps + alternating + 0.5, eps, alpha_bar_t, [4])
+    assert_close(loss, torch.tensor([2 * 0.25, 2 * 0.25 * 5 / 16]))
+    both = multiscale_eps_loss(eps + alternating + 0.5, eps, alpha_bar_t, [1, 4])
+    assert_close(both, loss + multiscale_eps_loss(eps + alternating + 0.5, eps, alpha_bar_t, [1]))
 
 
 def test_a_caption_fits_the_images_that_show_all_it_mentions():

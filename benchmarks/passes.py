@@ -18,7 +18,10 @@ from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.direction import direction_arguments, make_direction
 from asyrp_lit.inversion.invert import invert_images
+from asyrp_lit.inversion.profile import measure_lpips_curves
 from asyrp_lit.losses.clip import FrozenCLIP, build_avatars_clip
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.training.asyrp import AsyrpModule, LossRecipe
 
@@ -47,20 +50,22 @@ def build_direction(model: HSpaceUNet) -> torch.nn.Module:
     return make_direction("f_t_ddpm", **arguments)
 
 
-def train(model: HSpaceUNet, cached: bool) -> None:
-    """One batch through the LightningModule under a real trainer."""
+def run_module(model: HSpaceUNet, cached: bool = False, validate: bool = False) -> None:
+    """One batch through the LightningModule under a real trainer, as training or as validation."""
     network, tokenizer, expected = build_avatars_clip()
     clip = FrozenCLIP(network, tokenizer, expected, "random")
+    text_direction = torch.nn.functional.normalize(torch.randn(1, 128), dim=-1)
     module = AsyrpModule(
         model,
         clip,
         build_direction(model),
-        torch.nn.functional.normalize(torch.randn(1, 128), dim=-1),
+        text_direction,
         0.9,
         GRID,
         INTERVAL,
         LossRecipe(),
         partial(torch.optim.Adam, lr=1e-4),
+        panel=MetricPanel(Judges(clip, load_lpips()), text_direction) if validate else None,
     )
     x = torch.randn(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
     pred_x0 = x[:, None].repeat(1, NUM_EDITED, 1, 1, 1) if cached else None
@@ -73,16 +78,28 @@ def train(model: HSpaceUNet, cached: bool) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, torch.utils.data.DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
+    loader = torch.utils.data.DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+    if validate:
+        trainer.validate(module, loader, verbose=False)
+    else:
+        trainer.fit(module, loader)
 
 
 def main() -> int:
     alphas_cumprod = make_alphas_cumprod()
     x = torch.randn(BATCH, 3, SIZE, SIZE)
-    n = len(GRID)
+    n, kept = len(GRID), [t for t in reversed(GRID) if t >= INTERVAL.t_edit]
     stages = {
         "inversion (n - 1 passes)": (
             lambda model: invert_images(model, x, GRID, alphas_cumprod),
+            (n - 1, n - 1),
+        ),
+        "inversion, P_t kept for training": (
+            lambda model: invert_images(model, x, GRID, alphas_cumprod, kept),
+            (n - 1 + NUM_EDITED, n - 1 + NUM_EDITED),
+        ),
+        "LPIPS curves (n - 1 passes, some images)": (
+            lambda model: measure_lpips_curves(model, x, GRID, alphas_cumprod, load_lpips()),
             (n - 1, n - 1),
         ),
         "reconstruction (n passes)": (
@@ -93,8 +110,12 @@ def main() -> int:
             lambda model: sample_images(model, x, GRID, alphas_cumprod, build_direction(model), INTERVAL),
             (n, n + NUM_EDITED),
         ),
-        "training, cached trajectory": (lambda model: train(model, True), (NUM_EDITED, 2 * NUM_EDITED)),
-        "training, trajectory followed": (lambda model: train(model, False), (2 * NUM_EDITED, 3 * NUM_EDITED)),
+        "training, cached trajectory": (lambda model: run_module(model, cached=True), (NUM_EDITED, 2 * NUM_EDITED)),
+        "training, trajectory followed": (run_module, (2 * NUM_EDITED, 3 * NUM_EDITED)),
+        "validation (reconstruction and edit)": (
+            lambda model: run_module(model, validate=True),
+            (2 * n, 2 * n + NUM_EDITED),
+        ),
     }
     print(f"{n} steps, {NUM_EDITED} of them with t >= t_edit; passes per image\n")
     print(f"{'stage':44}{'encodes':>9}{'allowed':>9}{'decodes':>9}{'allowed':>9}")

@@ -242,6 +242,13 @@ def test_a_run_killed_in_its_validation_still_reports_its_metrics(tiny, tmp_path
     assert reports[0].keys() >= {"val/directional_cosine", "val/edit_lpips", "val/reconstruction_psnr"}
 
 
+def test_pred_x0_kept_for_another_interval_are_refused(tiny, tmp_path):
+    module = tiny.make_module()
+    module.interval = module.interval._replace(t_edit=0)
+    with pytest.raises(ValueError, match=r"training down to t_edit = 0 needs .*: fill a store for this interval"):
+        tiny.make_trainer().fit(module, tiny.make_data(tmp_path))
+
+
 def test_one_pass_and_one_more_are_two_passes(tiny, tmp_path):
     last, options = tmp_path / "last.ckpt", {"optimizer": torch.optim.Adam, "lr_decay": 0.5, "lr": 0.01}
     whole = fit(tiny, tmp_path, max_epochs=2, **options)

@@ -42,14 +42,14 @@ def test_the_loss_of_one_scale_by_hand():
 
 
 def test_a_coarse_scale_sees_the_mean_error_alone_and_has_an_snr_of_its_own():
-    """Over 4 x 4 squares the SNR of 1/4 is 4: weight sqrt(4); of 1 it is 16: weight sqrt(4) 5 / 16."""
+    """Over 4 x 4 squares the SNR of 1/4 is 4: weight 4; of 1 it is 16: weight 4 * 5 / 16."""
     eps = torch.zeros(2, 3, 4, 4)
     alternating = torch.ones(4, 4)
     alternating[:, ::2] = -1
     alpha_bar_t = torch.tensor([0.2, 0.5]).view(2, 1, 1, 1)
     assert_close(multiscale_eps_loss(eps + alternating, eps, alpha_bar_t, [4]), torch.zeros(2))
     loss = multiscale_eps_loss(eps + alternating + 0.5, eps, alpha_bar_t, [4])
-    assert_close(loss, torch.tensor([2 * 0.25, 2 * 0.25 * 5 / 16]))
+    assert_close(loss, torch.tensor([4 * 0.25, 4 * 0.25 * 5 / 16]))
     both = multiscale_eps_loss(eps + alternating + 0.5, eps, alpha_bar_t, [1, 4])
     assert_close(both, loss + multiscale_eps_loss(eps + alternating + 0.5, eps, alpha_bar_t, [1]))
 

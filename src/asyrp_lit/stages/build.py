@@ -54,6 +54,8 @@ def check_settings(cfg: DictConfig) -> None:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
     if cfg.method.kind not in KINDS:
         raise ValueError(f"method.kind must be one of {', '.join(KINDS)}, got {cfg.method.kind!r}")
+    if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:
+        raise ValueError(f"method.init_scale must be a number, 0 or more, got {cfg.method.init_scale!r}")
     lr = cfg.method.optimizer.lr
     if not isinstance(lr, int | float) or not 0 < lr < torch.finfo(torch.float32).max:
         raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 2e-4 suits Adam")

@@ -21,6 +21,7 @@ from asyrp_lit.hspace.direction import (
     make_direction,
     save_direction,
 )
+from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta, scale_start
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.perceptual import load_lpips
@@ -75,11 +76,14 @@ def build_module(
     text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
     method = cfg.method
     arguments = direction_arguments(method.kind, model.h_channels, model.h_size, model.temb_channels, grid)
+    direction = make_direction(method.kind, **arguments)
+    if isinstance(direction, DDPMDelta | ADMDelta):
+        scale_start(direction, method.init_scale)
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
     return AsyrpModule(
         model,
         clip,
-        make_direction(method.kind, **arguments),
+        direction,
         text_direction,
         compute_cos_text(clip, attribute.src_text, attribute.trg_text),
         grid,

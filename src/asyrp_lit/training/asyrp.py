@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from asyrp_lit.data.datamodule import LatentBatch
+from asyrp_lit.data.datamodule import LatentBatch, LatentsDataModule
 from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod
@@ -224,6 +224,21 @@ class AsyrpModule(LightningModule):
         if self.panel is not None:
             self.log_dict({f"val/{name}": value for name, value in self.panel.compute().items()})
             self.panel.reset()
+
+    def on_fit_start(self) -> None:
+        """See that the P_t kept with the latents are those of the training steps.
+
+        Raises:
+            ValueError: they are of other timesteps.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        kept = data.stores["train"].key.pred_x0_steps if isinstance(data, LatentsDataModule) else ()
+        wanted = tuple(t for t, _ in self.train_steps)
+        if kept and kept[: len(wanted)] != wanted:
+            raise ValueError(
+                f"the train store keeps P_t at t = {', '.join(map(str, kept))}, but training down to t_edit = "
+                f"{self.interval.t_edit} needs {', '.join(map(str, wanted))}: fill a store for this interval"
+            )
 
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
         """Set the learning rate from the number of the pass alone: a resume loses no decay and may change the rate."""

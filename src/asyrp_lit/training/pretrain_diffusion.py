@@ -31,7 +31,7 @@ def ramped_lr(step: int, warmup: int, max_steps: int, decay_steps: int) -> float
 
 
 def multiscale_eps_loss(eps_pred: Images, eps: Images, alpha_bar_t: Coef, scales: Sequence[int]) -> PerSample:
-    """Squared error of eps per sample, of its means over s x s squares for every scale s, weighted sqrt(s) min(SNR, 5) / SNR.
+    """Squared error of eps per sample, of its means over s x s squares for every scale s, weighted s min(SNR, 5) / SNR.
 
     Averaging over s x s squares leaves the image and divides the variance of white noise by s^2, so each scale has an
     SNR of its own, s^2 times that of a pixel, and its min-SNR weight (Hang et al. 2023, section 3.4) follows from it.
@@ -49,7 +49,7 @@ def multiscale_eps_loss(eps_pred: Images, eps: Images, alpha_bar_t: Coef, scales
     loss = torch.zeros_like(snr)
     for s in scales:
         pooled = avg_pool2d(error, s).square().mean(dim=(1, 2, 3))
-        loss = loss + s**0.5 * (s**2 * snr).clamp(max=MIN_SNR_GAMMA) / (s**2 * snr) * pooled
+        loss = loss + s * (s**2 * snr).clamp(max=MIN_SNR_GAMMA) / (s**2 * snr) * pooled
     return loss
 
 

@@ -20,7 +20,7 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
     run = folder / str(devices)
     run.mkdir(exist_ok=True)
     panel = MetricPanel(Judges(make_module().clip, load_lpips()), torch.ones(1, 8))
-    module = make_module(lr=0.01, panel=panel)
+    module = make_module(lr=0.01, panel=panel, stagger=True)
     callbacks = [PreviewGrid(run, 2, (-1.0, 1.0), "tiny"), KeepState(run / "last.ckpt")]
     strategy = "ddp" if devices > 1 else "auto"
     trainer = make_trainer(max_epochs=2, callbacks=callbacks, devices=devices, strategy=strategy)

@@ -137,5 +137,5 @@ class HSpaceUNet(nn.Module):
 
 
 def _make_contiguous(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Attention's output in the usual strides: GroupNorm on channels-last ones is less exact on a CPU."""
-    return output.contiguous()
+    """On a CPU, attention's output in the usual strides: GroupNorm on channels-last ones is less exact there."""
+    return output.contiguous() if output.device.type == "cpu" else output

@@ -52,7 +52,10 @@ UNJUDGED = (
 
 
 #: What a resumed training may not change of its method; passes and the optimiser's settings are free.
-FIXED_METHOD = ("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.loss", "seed")
+FIXED_METHOD = (
+    *("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.stagger", "method.loss"),
+    "seed",
+)
 
 
 @report_errors
@@ -91,6 +94,8 @@ def build_module(
         instantiate(method.loss),
         instantiate(method.optimizer),
         method.lr_decay,
+        method.lr_final,
+        method.stagger,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
     )

@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asyrp_lit.data.datamodule import LatentBatch, LatentsDataModule
+from asyrp_lit.data.latent_loader import LatentDataset
 from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
-from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
-from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod
-from asyrp_lit.editing.sample import descend, full_timesteps, sample_images
+from asyrp_lit.diffusion.ddim import compute_pred_x0
+from asyrp_lit.diffusion.schedule import make_alphas_cumprod
+from asyrp_lit.editing.sample import descend, sample_images
 from asyrp_lit.editing.strips import name_strength
 from asyrp_lit.losses.clip import FrozenCLIP
 from asyrp_lit.losses.directional import LossForm, directional_cosine, directional_loss, reconstruction_loss
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Embeddings, Images, PerSample
+from asyrp_lit.training.slots import Slots, advance_unedited, choose_offsets, follow_source, gather_alphas
 
 #: What to do when a training diverges.
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
@@ -81,6 +83,9 @@ class AsyrpModule(LightningModule):
         recipe: the loss.
         make_optimizer: parameters -> optimiser.
         lr_decay: factor on the learning rate after every pass over the images.
+        lr_final: factor that the learning rate falls to, linearly, by the last batch.
+        stagger: whether the images of an update are at different timesteps, spread over the trajectory. Updates then
+            do not follow one batch down: each sees other images and all timesteps, at the same number of passes.
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
     """
@@ -100,6 +105,8 @@ class AsyrpModule(LightningModule):
         recipe: LossRecipe,
         make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         lr_decay: float = 1.0,
+        lr_final: float = 1.0,
+        stagger: bool = False,
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
     ) -> None:
@@ -114,6 +121,10 @@ class AsyrpModule(LightningModule):
         self.cos_text = cos_text
         self.make_optimizer = make_optimizer
         self.lr_decay = lr_decay
+        self.lr_final = lr_final
+        self.stagger = stagger
+        self._slots: Slots | None = None
+        self._saved_slots: dict[str, Tensor] | None = None
         self.grad_clip = grad_clip
         self.panel = panel
         self.register_buffer("text_direction", text_direction)
@@ -150,41 +161,49 @@ class AsyrpModule(LightningModule):
         return Objective(self.recipe.w_clip * clip + self.recipe.w_l1 * self.cos_text * l1, clip, l1)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
-        """One trajectory from x_T down to t_edit, an update at every timestep."""
-        with torch.no_grad():
-            x_0_embeddings = self.clip.encode_images(batch.x_0)
-        x, x_source = batch.x_T, batch.x_T
-        parts: list[Tensor] = []
-        for k, (t, t_prev) in enumerate(self.train_steps):
-            steps = full_timesteps(t, x)
-            alphas = (
-                gather_alpha_bar(self.alphas_cumprod, steps),
-                gather_alpha_bar(self.alphas_cumprod, torch.full_like(steps, t_prev)),
-            )
-            pred_x0_source, x_source = self._follow_source(batch, x_source, steps, alphas, k)
-            source_embeddings = x_0_embeddings
-            if self.recipe.clip_source == "pred_x0":
-                with torch.no_grad():
-                    source_embeddings = self.clip.encode_images(pred_x0_source)
-            x, objective = self._train_at(x, steps, alphas, pred_x0_source, source_embeddings)
-            parts.append(torch.stack([part.detach().mean() for part in objective]))
-        means = dict(zip(("train/loss", "train/clip", "train/l1"), torch.stack(parts).mean(dim=0), strict=True))
-        self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(x))
+        """As many updates as there are training timesteps; on the way every slot takes in its image of the batch.
 
-    def _follow_source(
-        self, batch: LatentBatch, x_source: Images, steps: Tensor, alphas: tuple[Tensor, Tensor], k: int
-    ) -> tuple[Images, Images]:
-        """P_t of the unedited trajectory at the k-th training step, and its next state when it is not cached."""
-        if batch.pred_x0 is not None:
-            return batch.pred_x0[:, k].float(), x_source
+        Staggered, a slot's image goes on into the next batch's step. Else all start at x_T and end at t_edit together.
+        """
         with torch.no_grad():
-            eps = self.model(x_source, steps).float()
-        return compute_pred_x0(x_source, eps, alphas[0]), step_ddim(x_source, eps, *alphas)
+            fresh = Slots.start(batch, self.clip.encode_images(batch.x_0))
+        t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
+        offsets = self._choose_offsets(len(batch.x_0))
+        slots = self._slots
+        if slots is None or len(slots.x) != len(batch.x_0):
+            slots = advance_unedited(fresh, offsets, t, t_prev, self.alphas_cumprod, self.model)
+        parts: list[Tensor] = []
+        for k in range(len(t)):
+            stages = (offsets + k) % len(t)
+            slots = slots.refill(fresh, stages == 0)
+            slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
+            parts.append(torch.stack([part.detach().mean() for part in objective]))
+        self._slots = slots if offsets.any() else None
+        means = dict(zip(("train/loss", "train/clip", "train/l1"), torch.stack(parts).mean(dim=0), strict=True))
+        self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
+
+    def _choose_offsets(self, batch_size: int) -> Tensor:
+        if not self.stagger:
+            return torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        trainer = self.trainer
+        offsets = choose_offsets(batch_size, len(self.train_steps), trainer.global_rank, trainer.world_size)
+        return offsets.to(self.device)
+
+    def _train_slots(self, slots: Slots, stages: Tensor, steps: Tensor, previous: Tensor) -> tuple[Slots, Objective]:
+        """One optimiser step with every slot at its own timestep."""
+        alphas = gather_alphas(self.alphas_cumprod, steps, previous)
+        pred_x0_source, x_source = follow_source(slots, stages, steps, alphas, self.model)
+        source_embeddings = slots.source
+        if self.recipe.clip_source == "pred_x0":
+            with torch.no_grad():
+                source_embeddings = self.clip.encode_images(pred_x0_source)
+        x, objective = self._train_at(slots.x, steps, alphas, pred_x0_source, source_embeddings)
+        return slots._replace(x=x, x_source=x_source), objective
 
     def _train_at(
         self, x: Images, steps: Tensor, alphas: tuple[Tensor, Tensor], pred_x0_source: Images, source: Embeddings
     ) -> tuple[Images, Objective]:
-        """One optimiser step at one timestep; the next state of the edited trajectory, and the loss."""
+        """One optimiser step at given timesteps; the next states of the edited trajectories, and the loss."""
         with torch.no_grad():
             bottleneck = self.model.encode(x, steps)
             eps = self.model.decode(bottleneck).float()
@@ -240,12 +259,39 @@ class AsyrpModule(LightningModule):
                 f"{self.interval.t_edit} needs {', '.join(map(str, wanted))}: fill a store for this interval"
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the images on their way in all processes; their P_t are in the store."""
+        if self._slots is None:
+            return
+        checkpoint["slots"] = {}
+        for name, value in zip(Slots._fields[:4], self._slots[:4], strict=True):
+            gathered = self.all_gather(value)
+            assert isinstance(gathered, Tensor)
+            checkpoint["slots"][name] = gathered.reshape(self.trainer.world_size, *value.shape).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the images on their way until the store is open."""
+        self._saved_slots = checkpoint.get("slots")
+
+    def on_train_start(self) -> None:
+        """Put the images on their way back; another number of processes or other data starts new ones."""
+        saved, self._saved_slots = self._saved_slots, None
+        data = getattr(self.trainer, "datamodule", None)
+        if saved is None or not isinstance(data, LatentsDataModule) or len(saved["x"]) != self.trainer.world_size:
+            return
+        own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
+        pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
+        self._slots = Slots(**own, pred_x0=None if pred_x0 is None else pred_x0.to(self.device))
+
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
-        """Set the learning rate from the number of the pass alone: a resume loses no decay and may change the rate."""
+        """Set the learning rate from what is done of the run: a resume loses no decay and may change the rate."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
+        passes = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        done = passes / max(1, self.trainer.max_epochs or 1)
+        factor = self.lr_decay**self.current_epoch * (1 + (self.lr_final - 1) * done)
         for group, lr in zip(optimizer.param_groups, self._first_lrs, strict=True):
-            group["lr"] = lr * self.lr_decay**self.current_epoch
+            group["lr"] = lr * factor
 
     def configure_optimizers(self) -> Optimizer:
         """The optimiser over the direction alone."""

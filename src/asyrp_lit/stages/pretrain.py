@@ -70,6 +70,8 @@ def export(cfg: DictConfig) -> None:
         "stored_as": "float16 safetensors",
         "data_licence": DATA_LICENCE,
     }
+    if cfg.note:
+        card["note"] = cfg.note
     write_json(folder / "card.json", card)
     log.info("%s: %s", folder, quality)
 

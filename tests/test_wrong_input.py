@@ -75,6 +75,11 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.passes=0"], "method.passes must be a whole number, 1 or more, got 0"),
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, got -1"),
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, got 'f_x'"),
+        (["method.init_scale=-1"], "method.init_scale must be a number, 0 or more, got -1"),
+        (
+            ["method.init_scale=0", "method.loss.clip_source=pred_x0"],
+            "clip_source=pred_x0 needs method.init_scale above 0",
+        ),
         (["method.optimizer.lr=nan"], "method.optimizer.lr must be a finite number above 0, got nan"),
         (["method.optimizer.lr=1e300"], "method.optimizer.lr must be a finite number above 0, got 1e+300"),
         (["interval=fixed", "interval.t_edit=-5"], "interval.t_edit must be 0 to 1000, got -5"),

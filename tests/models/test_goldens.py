@@ -100,9 +100,8 @@ def test_one_step_matches_the_released_networks(golden, row):
     assert_close(actual, {name: golden.tensors[name][row] for name in actual}, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("golden", ["iddpm", "adm"], indirect=True)
 def test_learned_sigma_is_cut_off(golden):
-    if "logvar_learned" not in golden.tensors:
-        pytest.skip("the family has no learned sigma")
     network, x_t, t = golden.network(), golden.tensors["x_t"], at(golden.meta["t_list"][1])
     eps, logvar = network.unet(x_t, t).sample.chunk(2, dim=1)
     assert torch.equal(network(x_t, t), eps)

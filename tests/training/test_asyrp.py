@@ -16,7 +16,6 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.training.asyrp import AsyrpModule, LossRecipe
 from asyrp_lit.training.callbacks import KeepState
-from asyrp_lit.training.slots import Slots, advance_unedited, choose_offsets
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
 #: Edited timesteps of the tiny grid.
@@ -259,77 +258,22 @@ def test_one_pass_and_one_more_are_two_passes(tiny, tmp_path):
     assert_close(copy_weights(resumed), copy_weights(whole), atol=0, rtol=0)
 
 
-def test_staggered_images_enter_one_after_the_other_and_all_go_down_to_t_edit(tiny, tmp_path):
-    """Three slots and three timesteps: at every update one image of each timestep, and every image sees all three."""
-    seen = []
-
-    class Recording(AsyrpModule):
-        def _train_slots(self, slots, stages, steps, previous):
-            seen.append(list(zip(slots.index.tolist(), steps.tolist(), strict=True)))
-            return super()._train_slots(slots, stages, steps, previous)
-
-    module = tiny.make_module(Recording, stagger=True)
-    tiny.make_trainer().fit(module, tiny.make_data(tmp_path, 3))
-    timesteps = [t for t, _ in module.train_steps]
-    assert len(seen) == 2 * STEPS
-    assert all(sorted(t for _, t in update) == sorted(timesteps) for update in seen)
-    first, second = ([index for index, _ in seen[k]] for k in (0, STEPS))
-    journeys = [[dict(update).get(index) for update in seen] for index in (*first, *second)]
-    # Slots 1 and 2 begin with their images on the way and take them in again when they get to them.
-    assert journeys[0][:3] == timesteps
-    assert journeys[1] == [timesteps[1], timesteps[2], timesteps[0], timesteps[1], timesteps[2], None]
-    assert journeys[2] == [timesteps[2], timesteps[0], timesteps[1], timesteps[2], None, None]
-    assert journeys[3] == [None, None, None, *timesteps]
-
-
-@pytest.mark.parametrize("cached", [True, False])
-def test_staggered_images_begin_on_their_unedited_trajectory(tiny, tmp_path, cached):
-    batch, module = read_batch(tiny, tmp_path, 3, cached), tiny.make_module()
-    t, t_prev = torch.tensor(module.train_steps).unbind(dim=1)
-    slots = Slots.start(batch, torch.zeros(3, 8))
-    advanced = advance_unedited(slots, torch.arange(3), t, t_prev, module.alphas_cumprod, module.model)
-    x, states = batch.x_T, [batch.x_T]
-    for k in range(2):
-        alphas = [gather_alpha_bar(module.alphas_cumprod, steps[k].expand(3)) for steps in (t, t_prev)]
-        x = step_ddim(x, module.model(x, t[k].expand(3)), *alphas)
-        states.append(x)
-    expected = torch.stack([states[i][i] for i in range(3)])
-    assert_close(advanced.x, expected, atol=1e-3 if cached else 1e-6, rtol=1e-3 if cached else 0)
-    assert module.model.passes["encode"] == (6 if cached else 12)
-
-
-def test_staggered_training_takes_the_same_passes(tiny, tmp_path):
-    module = fit(tiny, tmp_path, stagger=True)
-    assert module.model.passes == {"encode": 6 * STEPS, "decode": 2 * 6 * STEPS}
-    assert module.global_step == 3 * STEPS
-
-
-def test_slots_of_several_processes_are_those_of_one():
-    together = choose_offsets(8, 26).tolist()
-    assert together == [0, 3, 6, 9, 13, 16, 19, 22]
-    assert [choose_offsets(4, 26, rank, 2).tolist() for rank in (0, 1)] == [together[::2], together[1::2]]
-
-
-def test_the_learning_rate_falls_linearly_to_its_last_value(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("passes", "options", "expected"),
+    [
+        (2, {"lr_final": 0.0}, [0.06, 0.05, 0.04, 0.03, 0.02, 0.01]),
+        (3, {"lr_decay": 0.5}, [0.06] * 3 + [0.03] * 3 + [0.015] * 3),
+    ],
+)
+def test_the_learning_rate_falls_linearly_to_its_last_value_or_once_per_pass(tiny, tmp_path, passes, options, expected):
     seen = []
 
     class Rates(Callback):
         def on_train_batch_end(self, trainer, *args):
             seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    fit(tiny, tmp_path, max_epochs=2, callbacks=[Rates()], lr=0.06, lr_final=0.0)
-    assert seen == pytest.approx([0.06, 0.05, 0.04, 0.03, 0.02, 0.01])
-
-
-def test_the_learning_rate_falls_once_per_pass(tiny, tmp_path):
-    seen = []
-
-    class Rates(Callback):
-        def on_train_batch_end(self, trainer, *args):
-            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-    fit(tiny, tmp_path, max_epochs=3, callbacks=[Rates()], lr=0.08, lr_decay=0.5)
-    assert seen == [0.08] * 3 + [0.04] * 3 + [0.02] * 3
+    fit(tiny, tmp_path, max_epochs=passes, callbacks=[Rates()], lr=0.06, **options)
+    assert seen == pytest.approx(expected)
 
 
 def test_a_resumed_run_takes_the_learning_rate_that_it_is_given(tiny, tmp_path):

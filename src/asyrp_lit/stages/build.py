@@ -56,6 +56,12 @@ def check_settings(cfg: DictConfig) -> None:
         raise ValueError(f"method.kind must be one of {', '.join(KINDS)}, got {cfg.method.kind!r}")
     if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:
         raise ValueError(f"method.init_scale must be a number, 0 or more, got {cfg.method.init_scale!r}")
+    starts_at_0 = cfg.method.kind.startswith("f_t") and cfg.method.init_scale == 0
+    if starts_at_0 and cfg.method.loss.clip_source == "pred_x0":
+        raise ValueError(
+            "method.loss.clip_source=pred_x0 needs method.init_scale above 0, such as 1: where nothing is edited yet, "
+            "the CLIP direction from P_t to its edit is undefined"
+        )
     lr = cfg.method.optimizer.lr
     if not isinstance(lr, int | float) or not 0 < lr < torch.finfo(torch.float32).max:
         raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 5e-4 suits Adam")

@@ -70,7 +70,8 @@ class AsyrpModule(LightningModule):
     """Owns the frozen U-Net and CLIP and trains the direction, one optimiser step per (batch, timestep).
 
     Each step: one encode, the decode of eps without a graph, the decode of eps_edit with one; its backward runs through
-    that decoder alone. The states are detached between steps. Checkpoints hold the direction only.
+    that decoder alone. The states are detached between steps. The state dict is the direction's alone; staggered,
+    checkpoints also hold the images on their way.
 
     Args:
         model: frozen base model.

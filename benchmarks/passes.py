@@ -23,7 +23,8 @@ from asyrp_lit.losses.clip import FrozenCLIP, build_avatars_clip
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.training.asyrp import AsyrpModule, LossRecipe
+from asyrp_lit.training.asyrp import AsyrpModule
+from asyrp_lit.training.objective import LossRecipe
 
 GRID = make_time_grid(10)
 INTERVAL = Interval(t_edit=500, t_boost=200)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from asyrp_lit.hspace.attribute import resolve_attribute
 from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_direction
-from asyrp_lit.training.asyrp import LossRecipe
+from asyrp_lit.training.objective import LossRecipe
 
 CONF = Path(__file__).parents[1] / "conf"
 FOLDERS = [folder for folder in CONF.iterdir() if folder.is_dir()]

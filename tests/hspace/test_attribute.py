@@ -40,6 +40,11 @@ def test_a_hydra_config_resolves_to_plain_values():
     assert type(attribute.where) is dict
 
 
+def test_prompts_to_keep_are_read_in_groups():
+    change = OmegaConf.create({**SMILING, "keep": [["man", "woman"], ["red hair", "black hair", "bald head"]]})
+    assert resolve_attribute(change, "faces").keep == (("man", "woman"), ("red hair", "black hair", "bald head"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -50,6 +55,10 @@ def test_a_hydra_config_resolves_to_plain_values():
         ({"where": {"beard": False}}, "attr.where.beard must be .* quotes around no"),
         ({"labels": {"beard": []}}, "attr.labels.beard must be a class name"),
         ({"labels": "smiling"}, "attr.labels must be null or map labels"),
+        ({"keep": "man, woman"}, "attr.keep must be null or groups of two or more prompts"),
+        ({"keep": []}, "attr.keep must be null or groups"),
+        ({"keep": [["man"]]}, "attr.keep must be null or groups"),
+        ({"keep": ["man", "woman"]}, "attr.keep must be null or groups"),
     ],
 )
 def test_a_wrong_entry_is_named(change, message):

@@ -18,7 +18,8 @@ from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.inversion.invert import fill_store, make_store_key
 from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation, build_avatars_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.training.asyrp import AsyrpModule, LossRecipe
+from asyrp_lit.training.asyrp import AsyrpModule
+from asyrp_lit.training.objective import LossRecipe
 
 GRID = make_time_grid(5)
 #: Three of the five timesteps are edited, the last of them at t_edit itself.

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch.testing import assert_close
 
+from asyrp_lit.data.avatars.dataset import PortraitBatch
 from asyrp_lit.data.avatars.traits import LABELS
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
 from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, multiscale_eps_loss, ramped_lr
@@ -119,6 +120,18 @@ def make_pretrainer(cls=DiffusionPretrainer, **changes):
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks)
     return cls(unet, lr=1e-3, **(SCHEDULE | changes))
+
+
+def test_noise_jitter_varies_the_noise_of_every_image_and_its_target_alike(monkeypatch):
+    batch = PortraitBatch(torch.zeros(64, 3, 16, 16), torch.zeros(64, 6), torch.arange(64))
+    for jitter, spread in ((0.0, 0.0), (0.3, 0.3)):
+        module, eps = make_pretrainer(noise_jitter=jitter), []
+        monkeypatch.setattr(module, "_loss", lambda x_0, t, noise, eps=eps: eps.append(noise) or noise.mean())
+        monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+        module.training_step(batch, 0)
+        scales = eps[0].std(dim=(1, 2, 3))
+        assert scales.mean().item() == pytest.approx(1, abs=0.1)
+        assert scales.std().item() == pytest.approx(spread, abs=0.07)
 
 
 def make_loaders(cache):

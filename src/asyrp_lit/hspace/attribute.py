@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 #: The domain whose files may override the paper's texts.
 AVATARS = "avatars"
-_OVERRIDABLE = ("src_text", "trg_text", "labels", "where")
+_OVERRIDABLE = ("src_text", "trg_text", "labels", "where", "keep")
 _KEYS = ("name", "domain", *_OVERRIDABLE, AVATARS)
 
 #: Label name -> allowed classes.
@@ -22,6 +22,8 @@ class Attribute:
         trg_text: what they shall show.
         labels: label classes with which an oracle calls an edit a success; ``None``: not judged.
         where: condition on the labels of source images; ``None``: any image.
+        keep: groups of prompts that exclude each other, whose reading by CLIP an edit shall not change; ``None``: on
+            portraits the labels that ``labels`` does not name, elsewhere nothing.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Attribute:
     trg_text: str
     labels: Classes | None = None
     where: Classes | None = None
+    keep: tuple[tuple[str, ...], ...] | None = None
 
 
 def _read_text(attr: Mapping[str, object], key: str) -> str:
@@ -54,6 +57,20 @@ def _read_classes(attr: Mapping[str, object], key: str) -> Classes | None:
     return classes
 
 
+def _read_groups(attr: Mapping[str, object], key: str) -> tuple[tuple[str, ...], ...] | None:
+    groups = attr.get(key)
+    if groups is None:
+        return None
+    error = f"attr.{key} must be null or groups of two or more prompts, such as [[man, woman]], not {groups!r}"
+    if not isinstance(groups, Sequence) or isinstance(groups, str) or not groups:
+        raise ValueError(error)
+    for group in groups:
+        texts = isinstance(group, Sequence) and not isinstance(group, str) and all(isinstance(t, str) for t in group)
+        if not texts or len(group) < 2:
+            raise ValueError(error)
+    return tuple(tuple(group) for group in groups)
+
+
 def _check_keys(attr: Mapping[str, object], known: Sequence[str], where: str) -> None:
     unknown = [key for key in attr if key not in known]
     if unknown:
@@ -68,7 +85,7 @@ def resolve_attribute(attr: Mapping[str, object], domain: str) -> Attribute:
 
     Args:
         attr: keys ``name``, ``src_text``, ``trg_text`` and optionally ``domain`` (for people to read), ``labels``,
-            ``where``, ``avatars``.
+            ``where``, ``keep``, ``avatars``.
         domain: what the base model draws (``model.domain``).
 
     Raises:
@@ -88,4 +105,5 @@ def resolve_attribute(attr: Mapping[str, object], domain: str) -> Attribute:
         trg_text=_read_text(attr, "trg_text"),
         labels=_read_classes(attr, "labels"),
         where=_read_classes(attr, "where"),
+        keep=_read_groups(attr, "keep"),
     )

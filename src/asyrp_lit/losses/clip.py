@@ -66,6 +66,11 @@ class FrozenCLIP(nn.Module):
         """Stay in eval mode."""
         return super().train(False)
 
+    @property
+    def logit_scale(self) -> float:
+        """What its cosines are multiplied by before a softmax."""
+        return float(self.model.logit_scale.exp())
+
     def encode_images(self, x: Images) -> Embeddings:
         """Unit-length embeddings of images in [-1, 1], in float32 also under autocast.
 

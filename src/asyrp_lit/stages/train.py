@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
@@ -24,6 +25,7 @@ from asyrp_lit.hspace.direction import (
 from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta, scale_start
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
+from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
@@ -83,6 +85,9 @@ def build_module(
     if isinstance(direction, DDPMDelta | ADMDelta):
         scale_start(direction, method.init_scale)
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
+    keep = attribute.keep
+    if keep is None and attribute.labels is not None and cfg.model.domain == AVATARS:
+        keep = tuple(other_prompts(attribute.labels))
     return AsyrpModule(
         model,
         clip,
@@ -98,6 +103,7 @@ def build_module(
         method.stagger,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
+        KeptReadings(clip, keep) if keep else None,
     )
 
 

@@ -1,8 +1,7 @@
 """The LightningModule: trains a direction in h-space of a frozen diffusion model (Asyrp, section 3)."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,53 +16,16 @@ from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import descend, sample_images
 from asyrp_lit.editing.strips import name_strength
 from asyrp_lit.losses.clip import FrozenCLIP
-from asyrp_lit.losses.directional import LossForm, directional_cosine, directional_loss, reconstruction_loss
+from asyrp_lit.losses.directional import directional_cosine, directional_loss, reconstruction_loss
+from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import Embeddings, Images, PerSample
+from asyrp_lit.shapes import Embeddings, Images
+from asyrp_lit.training.objective import LossRecipe, Objective
 from asyrp_lit.training.slots import Slots, advance_unedited, choose_offsets, follow_source, gather_alphas
 
 #: What to do when a training diverges.
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
-
-ClipSource = Literal["x_0", "pred_x0"]
-
-
-@dataclass(frozen=True)
-class LossRecipe:
-    """What is minimised: w_clip * directional(P_edit) + w_l1 * cos_text * mean|P_edit - P_source|.
-
-    Attributes:
-        w_clip: weight of the directional CLIP loss.
-        w_l1: weight of the reconstruction term, before cos_text.
-        form: ``log`` as in the released code, ``cosine`` as in the paper.
-        clip_source: the source image of the CLIP direction: the real ``x_0`` (released code) or P_t of the unedited
-            trajectory, ``pred_x0`` (paper).
-
-    Raises:
-        ValueError: a choice does not exist, or a weight is negative.
-    """
-
-    w_clip: float = 1.0
-    w_l1: float = 3.0
-    form: LossForm = "log"
-    clip_source: ClipSource = "x_0"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("form", get_args(LossForm)), ("clip_source", get_args(ClipSource))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"method.loss.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("w_clip", "w_l1"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"method.loss.{name} must be 0 or more, got {getattr(self, name)!r}")
-
-
-class Objective(NamedTuple):
-    """Loss per sample and its parts."""
-
-    total: PerSample
-    clip: PerSample
-    l1: PerSample
 
 
 class AsyrpModule(LightningModule):
@@ -89,6 +51,7 @@ class AsyrpModule(LightningModule):
             do not follow one batch down: each sees other images and all timesteps, at the same number of passes.
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
+        kept: what CLIP shall read as before, weighted by the recipe's ``w_keep``; ``None`` for nothing.
     """
 
     text_direction: Tensor
@@ -110,6 +73,7 @@ class AsyrpModule(LightningModule):
         stagger: bool = False,
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
+        kept: KeptReadings | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -128,6 +92,7 @@ class AsyrpModule(LightningModule):
         self._saved_slots: dict[str, Tensor] | None = None
         self.grad_clip = grad_clip
         self.panel = panel
+        self.kept = kept if recipe.w_keep else None
         self.register_buffer("text_direction", text_direction)
         self.register_buffer("alphas_cumprod", make_alphas_cumprod())
 
@@ -153,13 +118,19 @@ class AsyrpModule(LightningModule):
         Args:
             pred_x0_edit: P_t with the edit, carries the graph.
             pred_x0_source: P_t of the unedited trajectory.
-            source_embeddings: CLIP embeddings of each sample's own source image.
+            source_embeddings: CLIP embeddings of each sample's own real image.
         """
-        edit_embeddings = self.clip.encode_images(pred_x0_edit)
-        cosine = directional_cosine(edit_embeddings, source_embeddings, self.text_direction)
-        clip = directional_loss(cosine, self.recipe.form)
+        recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
+        pred_embeddings = source_embeddings
+        if recipe.clip_source == "pred_x0" or self.kept is not None:
+            with torch.no_grad():
+                pred_embeddings = self.clip.encode_images(pred_x0_source)
+        source = pred_embeddings if recipe.clip_source == "pred_x0" else source_embeddings
+        clip = directional_loss(directional_cosine(edit_embeddings, source, self.text_direction), recipe.form)
         l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
-        return Objective(self.recipe.w_clip * clip + self.recipe.w_l1 * self.cos_text * l1, clip, l1)
+        keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
+        total = recipe.w_clip * clip + recipe.w_l1 * self.cos_text * l1 + recipe.w_keep * keep
+        return Objective(total, clip, l1, keep)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         """As many updates as there are training timesteps; on the way every slot takes in its image of the batch.
@@ -180,7 +151,8 @@ class AsyrpModule(LightningModule):
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
             parts.append(torch.stack([part.detach().mean() for part in objective]))
         self._slots = slots if offsets.any() else None
-        means = dict(zip(("train/loss", "train/clip", "train/l1"), torch.stack(parts).mean(dim=0), strict=True))
+        names = ("train/loss", "train/clip", "train/l1", "train/keep")
+        means = dict(zip(names, torch.stack(parts).mean(dim=0), strict=True))
         self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
 
     def _choose_offsets(self, batch_size: int) -> Tensor:
@@ -194,11 +166,7 @@ class AsyrpModule(LightningModule):
         """One optimiser step with every slot at its own timestep."""
         alphas = gather_alphas(self.alphas_cumprod, steps, previous)
         pred_x0_source, x_source = follow_source(slots, stages, steps, alphas, self.model)
-        source_embeddings = slots.source
-        if self.recipe.clip_source == "pred_x0":
-            with torch.no_grad():
-                source_embeddings = self.clip.encode_images(pred_x0_source)
-        x, objective = self._train_at(slots.x, steps, alphas, pred_x0_source, source_embeddings)
+        x, objective = self._train_at(slots.x, steps, alphas, pred_x0_source, slots.source)
         return slots._replace(x=x, x_source=x_source), objective
 
     def _train_at(

@@ -79,6 +79,10 @@ class DiffusionPretrainer(LightningModule):
         max_steps: optimiser steps in all.
         decay_steps: how many of the last steps the learning rate falls to 0 over.
         scales: squares in pixels that the error is averaged over, see ``multiscale_eps_loss``.
+        noise_jitter: standard deviation of a factor on each image's noise, around 1. Latents on their way through a
+            sampler carry a little more or less noise than the schedule says. A network that has never seen such x_t
+            answers with the schedule's amount (its GroupNorms take the scale away), so the surplus is never removed and
+            ends as grain in the picture.
     """
 
     alphas_cumprod: Tensor
@@ -91,10 +95,12 @@ class DiffusionPretrainer(LightningModule):
         max_steps: int,
         decay_steps: int,
         scales: Sequence[int] = (1,),
+        noise_jitter: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters("lr", "warmup", "max_steps", "decay_steps")
         self.scales = tuple(scales)
+        self.noise_jitter = noise_jitter
         self.unet = unet
         self.register_buffer("alphas_cumprod", make_alphas_cumprod(), persistent=False)
 
@@ -107,7 +113,8 @@ class DiffusionPretrainer(LightningModule):
         """The loss of a batch."""
         x_0 = flip_at_random(batch.x_0)
         t = torch.randint(0, len(self.alphas_cumprod), (len(x_0),), device=x_0.device)
-        loss = self._loss(x_0, t, torch.randn_like(x_0))
+        scale = 1 + self.noise_jitter * torch.randn(len(x_0), 1, 1, 1, device=x_0.device)
+        loss = self._loss(x_0, t, scale * torch.randn_like(x_0))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

@@ -16,7 +16,7 @@ def test_traits_never_change():
     ]
     assert (
         hashlib.sha256(json.dumps(traits).encode()).hexdigest()
-        == "8ca1127d950561acb60b73ba60834827c1ecc23528dcb826970f223640361999"
+        == "ba87ffc3e49ccc215b219cdf892dc1c13701e5f8e9bd9041e52cdf02035dc50b"
     )
 
 

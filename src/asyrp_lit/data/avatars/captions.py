@@ -1,6 +1,7 @@
 """Caption grammar of the portraits: sentences that are true of a portrait, and which labels each one mentions."""
 
 import random
+from collections.abc import Collection
 from typing import NamedTuple
 
 from asyrp_lit.data.avatars.traits import LABELS, UNDEFINED, Traits
@@ -96,3 +97,8 @@ def class_prompts() -> dict[str, tuple[str, ...]]:
         "beard": ("person with no beard", "person with a beard"),
         "glasses": ("person with no glasses", "person with glasses", "person with sunglasses"),
     }
+
+
+def other_prompts(labels: Collection[str]) -> list[tuple[str, ...]]:
+    """Zero-shot prompts, one group per label, of all labels but those named."""
+    return [prompts for name, prompts in class_prompts().items() if name not in labels]

@@ -9,17 +9,8 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
 
-from asyrp_lit.data.avatars.traits import (
-    ACCESSORIES,
-    BEARDS,
-    EYEBROWS,
-    HAIR_COLORS,
-    MOUTHS,
-    SKIN_COLORS,
-    TOPS,
-    Traits,
-    pick,
-)
+from asyrp_lit.data.avatars.colors import HAIR_COLORS, SKIN_COLORS, draw_class_color
+from asyrp_lit.data.avatars.traits import ACCESSORIES, BEARDS, EYEBROWS, MOUTHS, TOPS, Traits, pick
 
 #: Portraits are drawn this many times larger and reduced with Lanczos, which gives clean edges.
 SUPERSAMPLING = 2
@@ -33,7 +24,7 @@ def _style() -> Style:
 
 def dicebear_options(traits: Traits, size: int) -> dict[str, object]:
     """DiceBear options that leave nothing to its own random numbers."""
-    hair_color = HAIR_COLORS[traits.hair_color]
+    hair_color = draw_class_color(HAIR_COLORS, traits.hair_color, traits.hair_draw)
     options: dict[str, object] = {
         "seed": "asyrp_lit",
         "size": size,
@@ -43,7 +34,7 @@ def dicebear_options(traits: Traits, size: int) -> dict[str, object]:
         "eyesVariant": [traits.eyes],
         "clothesVariant": [traits.clothes],
         "clothesColor": [traits.clothes_color],
-        "skinColor": [SKIN_COLORS[traits.skin]],
+        "skinColor": [draw_class_color(SKIN_COLORS, traits.skin, traits.skin_draw)],
         "hairColor": [hair_color],
         "facialHairColor": [hair_color],
         "facialHairProbability": 0,

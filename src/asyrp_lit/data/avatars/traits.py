@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
+from asyrp_lit.data.avatars.colors import draw_background, draw_clothes_color
+
 T = TypeVar("T")
 
 #: Label name -> class names, in the order of the class index.
@@ -61,28 +63,12 @@ TOPS = {
         "straightAndStrand",
     ),
 }
-HAIR_COLORS = {"black": "2c1b18", "brown": "724133", "blond": "d6b370", "red": "c93305", "grey": "e8e1e1"}
-SKIN_COLORS = {"dark": "614335", "brown": "ae5d29", "tanned": "d08b5b", "light": "edb98a", "pale": "ffdbb4"}
 BEARDS = ("beardLight", "beardMedium", "beardMajestic")
 ACCESSORIES = {
     "glasses": ("prescription01", "prescription02", "round"),
     "sunglasses": ("sunglasses", "wayfarers", "kurt"),
 }
 CLOTHES = ("blazerAndShirt", "collarAndSweater", "hoodie", "shirtCrewNeck", "shirtScoopNeck", "shirtVNeck")
-CLOTHES_COLORS = (
-    "262e33",
-    "65c9ff",
-    "5199e4",
-    "25557c",
-    "929598",
-    "3c4f5c",
-    "a7ffc4",
-    "ffafb9",
-    "ffffb1",
-    "ff488e",
-    "ff5c5c",
-)
-BACKGROUNDS = ("b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf", "d5f5e3")
 
 _EXPRESSION_WEIGHTS = {"smiling": 0.35, "sad": 0.25, "surprised": 0.15, "serious": 0.25}
 _HAIR_LENGTH_WEIGHTS = {"short": 0.45, "long": 0.45, "bald": 0.10}
@@ -113,6 +99,8 @@ class Traits:
     top_draw: float
     beard_draw: float
     glasses_draw: float
+    skin_draw: float
+    hair_draw: float
 
     def with_labels(self, labels: Mapping[str, str]) -> "Traits":
         """The same portrait with some labels changed and nothing else.
@@ -178,13 +166,15 @@ def sample_traits(split: str, index: int) -> Traits:
         glasses=pick_weighted(_GLASSES_WEIGHTS, draw()),
         eyes=pick(EYES, draw()),
         clothes=pick(CLOTHES, draw()),
-        clothes_color=pick(CLOTHES_COLORS, draw()),
-        background=pick(BACKGROUNDS, draw()),
+        clothes_color=draw_clothes_color((draw(), draw(), draw())),
+        background=draw_background((draw(), draw(), draw())),
         mouth_draw=draw(),
         eyebrows_draw=draw(),
         top_draw=draw(),
         beard_draw=draw(),
         glasses_draw=draw(),
+        skin_draw=draw(),
+        hair_draw=draw(),
     )
 
 

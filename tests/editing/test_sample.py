@@ -93,6 +93,9 @@ def test_an_edit_begins_at_t_edit_itself(model, x_T, t_edit, edited):
 
     sample_images(model, x_T, GRID, ALPHAS, propose, Interval(t_edit, 0))
     assert seen == edited
+    seen.clear()
+    sample_images(model, x_T, GRID, ALPHAS, propose, Interval(t_edit, 0, t_start=749))
+    assert seen == [t for t in edited if t <= 749]
 
 
 @pytest.mark.parametrize(

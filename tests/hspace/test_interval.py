@@ -39,7 +39,7 @@ def celeba():
 @pytest.mark.parametrize("attribute", PUBLISHED)
 def test_the_paper_s_intervals_come_out_of_its_curves(celeba, attribute):
     cos_text, t_edit = PUBLISHED[attribute]
-    assert choose_interval(celeba, cos_text) == (t_edit, 167)
+    assert choose_interval(celeba, cos_text) == (t_edit, 167, 1000)
 
 
 def test_the_whole_threshold_is_reached_where_the_authors_say(celeba):
@@ -48,7 +48,7 @@ def test_the_whole_threshold_is_reached_where_the_authors_say(celeba):
 
 def test_a_curve_that_falls_again_is_crossed_at_the_first_time():
     assert find_first_crossing(SMALL.timesteps, SMALL.pred_x0, 0.2) == 25
-    assert choose_interval(SMALL, 1.0, edit_threshold=0.2) == (25, 25)
+    assert choose_interval(SMALL, 1.0, edit_threshold=0.2) == (25, 25, 1000)
 
 
 def test_reaching_the_threshold_exactly_is_enough():
@@ -70,11 +70,14 @@ def test_texts_that_have_nothing_in_common_are_edited_to_the_end():
 
 
 def test_zero_is_a_choice_and_not_unset():
-    assert check_interval(0, 0) == (0, 0)
-    assert check_interval(1000, 167) == (1000, 167)
+    assert check_interval(0, 0) == (0, 0, 1000)
+    assert check_interval(1000, 167, 600) == (1000, 167, 600)
 
 
-@pytest.mark.parametrize(("interval", "message"), [((-1, 0), "t_edit .*got -1"), ((500, 1001), "t_boost .*got 1001")])
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [((-1, 0), "t_edit .*got -1"), ((500, 1001), "t_boost .*got 1001"), ((0, 0, 1001), "t_start .*got 1001")],
+)
 def test_timesteps_out_of_range_are_refused(interval, message):
     with pytest.raises(ValueError, match=rf"interval\.{message}"):
         check_interval(*interval)

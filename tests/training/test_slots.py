@@ -55,6 +55,32 @@ def test_staggered_images_begin_on_their_unedited_trajectory(tiny, tmp_path, cac
     assert module.model.passes["encode"] == (6 if cached else 12)
 
 
+@pytest.mark.parametrize(("cached", "extra"), [(True, 0), (False, 6)])
+def test_training_begins_at_t_start_where_the_unedited_trajectory_is(tiny, tmp_path, cached, extra):
+    """One of three timesteps is noisier than t_start; with P_t kept, getting past it takes no pass."""
+    seen = []
+
+    class Recording(AsyrpModule):
+        def _train_at(self, x, steps, alphas, pred_x0_source, source):
+            seen.append((x, steps, pred_x0_source))
+            return super()._train_at(x, steps, alphas, pred_x0_source, source)
+
+    data, module = tiny.make_data(tmp_path, 6, cached=cached), tiny.make_module(Recording)
+    grid = module.grid
+    module.interval = module.interval._replace(t_start=grid[3])
+    tiny.make_trainer().fit(module, data)
+    assert [int(steps[0]) for _, steps, _ in seen] == [grid[3], grid[2]]
+    assert module.model.passes["encode"] == 6 * 2 + (0 if cached else 6 * 2) + extra
+    batch = next(iter(data.train_dataloader()))
+    alphas = [gather_alpha_bar(module.alphas_cumprod, torch.full((6,), t)) for t in (grid[4], grid[3])]
+    start = step_ddim(batch.x_T, module.model(batch.x_T, torch.full((6,), grid[4])), *alphas)
+    order = [int((start - x).flatten(1).norm(dim=1).argmin()) for x in seen[0][0]]
+    assert sorted(order) == list(range(6))
+    assert_close(seen[0][0], start[order], atol=1e-3 if cached else 1e-6, rtol=1e-3 if cached else 0)
+    if cached:
+        assert_close(seen[0][2], batch.pred_x0[order, 1], atol=0, rtol=0)
+
+
 def test_staggered_training_takes_the_same_passes(tiny, tmp_path):
     module = tiny.make_module(stagger=True)
     tiny.make_trainer().fit(module, tiny.make_data(tmp_path))

@@ -35,18 +35,20 @@ def step_asyrp(
 
 
 class Interval(NamedTuple):
-    """The phases of the process: edit for t >= t_edit, plain DDIM for t_edit > t >= t_boost, eta = 1 for t < t_boost.
+    """The phases of the process: edit for t_start >= t >= t_edit, else plain DDIM, eta = 1 for t < t_boost.
 
-    ``t_edit = 0`` edits to the end, ``t_boost = 0`` never boosts. Both are at least 0.
+    ``t_edit = 0`` edits to the end, ``t_boost = 0`` never boosts. Both are at least 0. The paper edits from T on, as
+    does ``t_start = 1000``; a lower one leaves the first steps, which decide hair, skin and pose, as they were.
     """
 
     t_edit: int
     t_boost: int
+    t_start: int = 1000
 
 
 def in_editing_phase(t: int | Tensor, interval: Interval) -> bool | Tensor:
-    """Whether t lies in the editing interval [t_edit, T]."""
-    return t >= interval.t_edit
+    """Whether t lies in the editing interval [t_edit, t_start]."""
+    return (t >= interval.t_edit) & (t <= interval.t_start)
 
 
 def in_boosting_phase(t: int | Tensor, interval: Interval) -> bool | Tensor:

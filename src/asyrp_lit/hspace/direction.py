@@ -51,6 +51,7 @@ class DirectionInfo:
         num_steps: generation steps in training; other numbers rescale delta_h.
         loss: the loss and its weights.
         metrics: validation metrics at the end of training.
+        t_start: the noisiest timestep that is edited; 1000 in files that do not say.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class DirectionInfo:
     loss: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    t_start: int = 1000
 
 
 def make_direction(kind: str, **arguments: Any) -> nn.Module:

@@ -75,13 +75,14 @@ def choose_interval(
     return Interval(t_edit, 0 if t_boost is None else t_boost)
 
 
-def check_interval(t_edit: int, t_boost: int) -> Interval:
+def check_interval(t_edit: int, t_boost: int, t_start: int = 1000) -> Interval:
     """A hand-picked interval; 0 means 0.
 
     Raises:
         ValueError: a value is outside 0 to 1000.
     """
-    for name, value in (("t_edit", t_edit), ("t_boost", t_boost)):
+    interval = Interval(t_edit, t_boost, t_start)
+    for name, value in interval._asdict().items():
         if not 0 <= value <= 1000:
             raise ValueError(f"interval.{name} must be 0 to 1000, got {value}")
-    return Interval(t_edit, t_boost)
+    return interval

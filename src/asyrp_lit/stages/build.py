@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.data.latents import LatentStore
 from asyrp_lit.data.source import ImageSource
-from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import KINDS
@@ -129,6 +129,20 @@ def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid
     return curves
 
 
+def check_edits(interval: Interval, grid: tuple[int, ...]) -> Interval:
+    """The interval, if any step of the grid lies in it.
+
+    Raises:
+        ValueError: none does.
+    """
+    if any(in_editing_phase(t, interval) for t in grid):
+        return interval
+    raise ValueError(
+        f"no step edits: the interval is {interval.t_start} >= t >= t_edit = {interval.t_edit}, the timesteps are "
+        f"{grid[0]} to {grid[-1]}; lower interval.t_edit (or interval.edit_threshold) or raise interval.t_start"
+    )
+
+
 def build_interval(
     cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float, run: Path
 ) -> Interval:
@@ -139,16 +153,12 @@ def build_interval(
     """
     chosen = cfg.interval
     if chosen.kind == "fixed":
-        interval = check_interval(chosen.t_edit, chosen.t_boost)
-        if interval.t_edit > grid[-1]:
-            raise ValueError(
-                f"interval.t_edit = {chosen.t_edit} is above the noisiest timestep {grid[-1]}: no step edits"
-            )
-        return interval
+        return check_edits(check_interval(chosen.t_edit, chosen.t_boost, chosen.t_start), grid)
     if chosen.kind != "lpips":
         raise ValueError(f"interval.kind must be fixed or lpips, got {chosen.kind!r}")
     curves = measure_curves(cfg, model, source, grid)
-    interval = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
+    t_edit, t_boost, _ = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
+    interval = check_edits(check_interval(t_edit, t_boost, chosen.t_start), grid)
     figure = draw_lpips_curves(
         curves.timesteps,
         curves.pred_x0,

@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig) -> None:
     judges = Judges(clip, load_lpips(), oracle)
     panels = {float(s): MetricPanel(judges, text_direction, attribute.labels).to(device) for s in cfg.strengths}
     scale = rescale_to_steps(info.num_steps, cfg.method.num_steps)
-    interval = Interval(info.t_edit, info.t_boost)
+    interval = Interval(info.t_edit, info.t_boost, info.t_start)
     scaled = Scaled(direction.to(device), scale)
     with autocast_as(cfg):
         rows = judge_strengths(model, store, grid, scaled, interval, panels, cfg.inversion_batch_size, device)

@@ -142,7 +142,7 @@ def train(cfg: DictConfig) -> None:
     clip = build_clip(cfg).to(pick_device(cfg))
     cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
     interval = build_interval(cfg, model, sources["train"], grid, cos_text, run)
-    log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d", attribute.name, cos_text, *interval)
+    log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d, t_start %d", attribute.name, cos_text, *interval)
     torch.manual_seed(cfg.seed)
     module = build_module(cfg, model, clip, attribute, grid, interval)
     if checkpoint:
@@ -225,6 +225,7 @@ def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, ru
         base_fingerprint=module.model.fingerprint(),
         t_edit=module.interval.t_edit,
         t_boost=module.interval.t_boost,
+        t_start=module.interval.t_start,
         num_steps=method.num_steps,
         loss=loss | {"clip": module.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.cos_text, 4)},
         metrics=metrics,

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from asyrp_lit.data.datamodule import LatentBatch, LatentsDataModule
 from asyrp_lit.data.latent_loader import LatentDataset
-from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import descend, sample_images
@@ -22,7 +22,14 @@ from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Embeddings, Images
 from asyrp_lit.training.objective import LossRecipe, Objective
-from asyrp_lit.training.slots import Slots, advance_unedited, choose_offsets, follow_source, gather_alphas
+from asyrp_lit.training.slots import (
+    Slots,
+    advance_unedited,
+    choose_offsets,
+    descend_to_start,
+    follow_source,
+    gather_alphas,
+)
 
 #: What to do when a training diverges.
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
@@ -41,8 +48,8 @@ class AsyrpModule(LightningModule):
         direction: what is trained.
         text_direction: dT, (1, D).
         cos_text: cosine of the bare prompts.
-        grid: ascending timesteps of the generative process; training uses those with t >= t_edit.
-        interval: t_edit and t_boost.
+        grid: ascending timesteps of the generative process; training uses those of the interval.
+        interval: t_edit, t_boost and t_start.
         recipe: the loss.
         make_optimizer: parameters -> optimiser.
         lr_decay: factor on the learning rate after every pass over the images.
@@ -98,8 +105,13 @@ class AsyrpModule(LightningModule):
 
     @property
     def train_steps(self) -> list[tuple[int, int]]:
-        """Pairs (t, t_prev) with t >= t_edit, from the noisiest down."""
-        return [(t, t_prev) for t, t_prev in descend(self.grid) if t >= self.interval.t_edit]
+        """Pairs (t, t_prev) of the editing interval, from the noisiest down."""
+        return [(t, t_prev) for t, t_prev in descend(self.grid) if in_editing_phase(t, self.interval)]
+
+    @property
+    def _lead(self) -> list[tuple[int, int]]:
+        """Pairs (t, t_prev) with t > t_start, which are not edited."""
+        return [(t, t_prev) for t, t_prev in descend(self.grid) if t > self.interval.t_start]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The direction alone."""
@@ -135,10 +147,11 @@ class AsyrpModule(LightningModule):
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         """As many updates as there are training timesteps; on the way every slot takes in its image of the batch.
 
-        Staggered, a slot's image goes on into the next batch's step. Else all start at x_T and end at t_edit together.
+        Staggered, a slot's image goes on into the next batch's step. Else all start and end together.
         """
         with torch.no_grad():
             fresh = Slots.start(batch, self.clip.encode_images(batch.x_0))
+        fresh = descend_to_start(fresh, self._lead, self.alphas_cumprod, self.model)
         t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
         offsets = self._choose_offsets(len(batch.x_0))
         slots = self._slots
@@ -221,7 +234,7 @@ class AsyrpModule(LightningModule):
         """
         data = getattr(self.trainer, "datamodule", None)
         kept = data.stores["train"].key.pred_x0_steps if isinstance(data, LatentsDataModule) else ()
-        wanted = tuple(t for t, _ in self.train_steps)
+        wanted = tuple(t for t, _ in self._lead + self.train_steps)
         if kept and kept[: len(wanted)] != wanted:
             raise ValueError(
                 f"the train store keeps P_t at t = {', '.join(map(str, kept))}, but training down to t_edit = "
@@ -250,7 +263,8 @@ class AsyrpModule(LightningModule):
             return
         own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
         pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
-        self._slots = Slots(**own, pred_x0=None if pred_x0 is None else pred_x0.to(self.device))
+        kept = None if pred_x0 is None else pred_x0[:, len(self._lead) :].to(self.device)
+        self._slots = Slots(**own, pred_x0=kept)
 
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
         """Set the learning rate from what is done of the run: a resume loses no decay and may change the rate."""

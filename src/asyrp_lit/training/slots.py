@@ -1,5 +1,6 @@
 """Images in training, each at a timestep of its own: what an optimiser step sees (``method.stagger``)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,6 +96,23 @@ def advance_unedited(
         moved = step_ddim(x, eps, alpha_bar_t, alpha_bar_prev)
         x = torch.where((stages > k).view(-1, 1, 1, 1), moved, x)
     return slots._replace(x=x, x_source=x)
+
+
+def descend_to_start(slots: Slots, lead: Sequence[tuple[int, int]], alphas_cumprod: Table, model: HSpaceUNet) -> Slots:
+    """Slots at t_start instead of x_T, their kept P_t from there on.
+
+    Args:
+        slots: at x_T.
+        lead: pairs (t, t_prev) above t_start, from the noisiest down.
+        alphas_cumprod: the schedule's table.
+        model: for eps where no P_t is kept.
+    """
+    if not lead:
+        return slots
+    t, t_prev = torch.tensor(lead, device=slots.x.device).unbind(dim=1)
+    stages = torch.full((len(slots.x),), len(lead), device=slots.x.device)
+    slots = advance_unedited(slots, stages, t, t_prev, alphas_cumprod, model)
+    return slots._replace(pred_x0=None if slots.pred_x0 is None else slots.pred_x0[:, len(lead) :])
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     """The phases of the process: edit for t_start >= t >= t_edit, else plain DDIM, eta = 1 for t < t_boost.
 
     ``t_edit = 0`` edits to the end, ``t_boost = 0`` never boosts. Both are at least 0. The paper edits from T on, as
-    does ``t_start = 1000``; a lower one leaves the first steps, which decide hair, skin and pose, as they were.
+    does ``t_start = 1000``; a lower one leaves the noisiest steps unedited.
     """
 
     t_edit: int

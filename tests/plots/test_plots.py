@@ -94,6 +94,13 @@ def test_lpips_curves_name_both_thresholds_and_both_timesteps():
     assert rasterise(figure).shape == (540, 960, 3)
 
 
+def test_t_start_is_marked_where_it_leaves_timesteps_out():
+    whole, late = (draw_lpips_curves(*CURVES, 0.297, 1.2, 513, 0, t_start) for t_start in (1000, 650))
+    assert texts(late) - texts(whole) == {"t_start = 650"}
+    assert "t_edit ≤ t ≤ t_start" in late.axes[0].get_title(loc="left")
+    assert (rasterise(late) != rasterise(whole)).any()
+
+
 def test_curves_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="one length"):
         draw_lpips_curves([0, 1], *CURVES[1:], 0.3, 1.2, 500, 100)

@@ -65,8 +65,9 @@ def draw_lpips_curves(
     threshold_boost: float,
     t_edit: int,
     t_boost: int,
+    t_start: int = 1000,
 ) -> Figure:
-    """The two LPIPS curves along the inversion with their thresholds, t_edit and t_boost (Asyrp, section 4, figure 4).
+    """The two LPIPS curves along the inversion with their thresholds and the interval (Asyrp, section 4, figure 4).
 
     Args:
         timesteps: ascending.
@@ -74,8 +75,9 @@ def draw_lpips_curves(
         lpips_xt: LPIPS(x_0, x_t) at each timestep.
         threshold_edit: 0.33 cos_text of the attribute.
         threshold_boost: 1.2 in the paper.
-        t_edit: edited from x_T down to here.
+        t_edit: edited down to here.
         t_boost: boosted below here; 0 means never.
+        t_start: edited from here down to t_edit; marked where it leaves timesteps unedited.
 
     Raises:
         ValueError: the curves and ``timesteps`` differ in length.
@@ -88,13 +90,16 @@ def draw_lpips_curves(
     axes.plot(timesteps, lpips_xt, color=_BOOST, label="x_t, the noisy image")
     end = max([*timesteps, t_edit, t_boost])
     axes.set(xlim=(0, end), ylim=(0, 1.2 * max([*lpips_pred_x0, *lpips_xt, threshold_edit, threshold_boost])))
-    axes.axvspan(t_edit, end, color=_EDIT, alpha=0.07, linewidth=0)
+    axes.axvspan(t_edit, min(t_start, end), color=_EDIT, alpha=0.07, linewidth=0)
     axes.axvspan(0, t_boost, color=_BOOST, alpha=0.07, linewidth=0)
     _mark_threshold(axes, threshold_edit, "edit threshold", _EDIT)
     _mark_threshold(axes, threshold_boost, "boost threshold", _BOOST)
     _mark_timestep(axes, t_edit, "t_edit", _EDIT, 0.96)
     _mark_timestep(axes, t_boost, "t_boost", _BOOST, 0.89)
-    axes.set_title("Editing for t ≥ t_edit, quality boosting for t < t_boost", loc="left", size=10, color=_GREY)
+    if t_start < end:
+        _mark_timestep(axes, t_start, "t_start", _EDIT, 0.96)
+    edited = "t_edit ≤ t ≤ t_start" if t_start < end else "t ≥ t_edit"
+    axes.set_title(f"Editing for {edited}, quality boosting for t < t_boost", loc="left", size=10, color=_GREY)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 

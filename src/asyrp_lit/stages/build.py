@@ -165,8 +165,7 @@ def build_interval(
         curves.x_t,
         chosen.edit_threshold * cos_text,
         chosen.boost_threshold,
-        interval.t_edit,
-        interval.t_boost,
+        *interval,
     )
     save_figure(figure, run / "interval.png")
     return interval

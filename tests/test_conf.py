@@ -54,8 +54,17 @@ def test_every_attribute_composes_with_every_model(model, attributes):
 @pytest.mark.parametrize("group", sorted(set(GROUPS) - {"attr", "model", "network"}))
 def test_every_choice_of_a_group_composes(group):
     for choice in GROUPS[group]:
-        assert resolve(compose("train", [f"{group}={choice}"]))["attr"]["name"] == "beard"
+        assert resolve(compose("train", [f"{group}={choice}"]))["attr"]["name"]
         assert choose("train", f"{group}={choice}")[group] == choice
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS["experiment"] if name.startswith("avatars_")])
+def test_a_preset_of_the_portraits_names_its_attribute_and_wins_over_the_model(name):
+    cfg, model = compose("train", [f"experiment={name}"]), compose("train", [])
+    assert cfg.attr.name == name.removeprefix("avatars_") != model.attr.name
+    assert cfg.interval.t_start > model.interval.t_start
+    assert cfg.interval.edit_threshold > model.interval.edit_threshold
+    assert compose("train", [f"experiment={name}", "interval.t_start=700"]).interval.t_start == 700
 
 
 @pytest.mark.parametrize("network", GROUPS["network"])
@@ -66,7 +75,7 @@ def test_every_embedded_network_has_a_pretraining(network):
 
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate", "check_texts"])
 def test_every_script_composes_for_the_default_attribute(script):
-    assert resolve(compose(script))["attr"]["name"] == "beard"
+    assert resolve(compose(script))["attr"]["name"] == "smiling"
 
 
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate"])

@@ -13,7 +13,7 @@ HAIR_COLORS = {"black": "2c1b18", "brown": "724133", "red": "c93305", "blond": "
 SKIN_COLORS = {"dark": "614335", "brown": "ae5d29", "tanned": "d08b5b", "light": "edb98a", "pale": "ffdbb4"}
 
 #: Share of the way to the next class's colour that a class reaches at the most.
-_REACH = 0.35
+_REACH = 0.2
 _BACKGROUND_RANGES = ((0.0, 1.0), (0.80, 0.93), (0.35, 0.85))  # hue, lightness, saturation
 _CLOTHES_RANGES = ((0.0, 1.0), (0.17, 0.85), (0.1, 0.85))
 
@@ -40,7 +40,7 @@ def draw_clothes_color(draws: Sequence[float]) -> str:
 
 
 def draw_class_color(palette: Mapping[str, str], name: str, draw: float) -> str:
-    """A colour of the class ``name``: its palette colour, moved up to 0.35 of the way to a neighbour's.
+    """A colour of the class ``name``: its palette colour, moved up to 0.2 of the way to a neighbour's.
 
     Args:
         palette: class -> colour, neighbours in order.

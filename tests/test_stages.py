@@ -88,7 +88,9 @@ def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):
     succeed(scripts.run("invert.py", *options))
     before = mtimes(outputs)
     folder = f"hydra.run.dir={outputs / 'evaluated'}"
-    succeed(scripts.run("evaluate.py", *options, f"direction={run / 'smiling.safetensors'}", "strengths=[-1,1]", folder))
+    succeed(
+        scripts.run("evaluate.py", *options, f"direction={run / 'smiling.safetensors'}", "strengths=[-1,1]", folder)
+    )
     assert mtimes(outputs) == before
     metrics = json.loads((outputs / "evaluated/metrics.json").read_text())
     assert {name: set(values) for name, values in metrics.items()} == dict.fromkeys(("-1", "1"), METRICS | ORACLE)

@@ -62,8 +62,8 @@ def test_every_choice_of_a_group_composes(group):
 def test_a_preset_of_the_portraits_names_its_attribute_and_wins_over_the_model(name):
     cfg, model = compose("train", [f"experiment={name}"]), compose("train", [])
     assert cfg.attr.name == name.removeprefix("avatars_") != model.attr.name
-    assert cfg.interval.t_start > model.interval.t_start
-    assert cfg.interval.edit_threshold > model.interval.edit_threshold
+    assert cfg.interval.t_start != model.interval.t_start
+    assert cfg.interval.edit_threshold != model.interval.edit_threshold
     assert compose("train", [f"experiment={name}", "interval.t_start=700"]).interval.t_start == 700
 
 
@@ -75,7 +75,7 @@ def test_every_embedded_network_has_a_pretraining(network):
 
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate", "check_texts"])
 def test_every_script_composes_for_the_default_attribute(script):
-    assert resolve(compose(script))["attr"]["name"] == "smiling"
+    assert resolve(compose(script))["attr"]["name"] == "glasses"
 
 
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate"])

@@ -51,7 +51,7 @@ def test_a_run_leaves_its_files(trained):
     pictures = [Image.open(run / name) for name in ("grid.png", "loss.png", "interval.png")]
     assert all(min(picture.size) > 100 for picture in pictures)
     assert OmegaConf.load(run / ".hydra/config.yaml").method.num_steps == 4
-    assert read_direction_info(run / "smiling.safetensors").attribute == "smiling"
+    assert read_direction_info(run / "glasses.safetensors").attribute == "glasses"
     assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 1
     rows = list(csv.DictReader((run / "log/metrics.csv").open()))
     assert sum(bool(row["train/loss"]) for row in rows) == 4  # two passes of two batches
@@ -62,7 +62,7 @@ def test_metrics_are_the_same_in_every_place(trained):
     _, run, text = trained
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics) == METRICS | ORACLE
-    assert read_direction_info(run / "smiling.safetensors").metrics == metrics
+    assert read_direction_info(run / "glasses.safetensors").metrics == metrics
     assert all(f"{value:.4f}" in text for value in metrics.values())
 
 
@@ -79,7 +79,7 @@ def test_a_second_run_reuses_the_latents(trained, scripts, tiny):
     assert mtimes(outputs) == before
     assert "LPIPS curves" not in outcome.text
     assert "inverting" not in outcome.text
-    assert (outputs / "again/smiling.safetensors").read_bytes() == (run / "beard.safetensors").read_bytes()
+    assert (outputs / "again/glasses.safetensors").read_bytes() == (run / "beard.safetensors").read_bytes()
 
 
 def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):
@@ -89,7 +89,7 @@ def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):
     before = mtimes(outputs)
     folder = f"hydra.run.dir={outputs / 'evaluated'}"
     succeed(
-        scripts.run("evaluate.py", *options, f"direction={run / 'smiling.safetensors'}", "strengths=[-1,1]", folder)
+        scripts.run("evaluate.py", *options, f"direction={run / 'glasses.safetensors'}", "strengths=[-1,1]", folder)
     )
     assert mtimes(outputs) == before
     metrics = json.loads((outputs / "evaluated/metrics.json").read_text())
@@ -100,7 +100,7 @@ def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):
 def test_evaluate_finds_what_training_measured(trained, scripts, tiny):
     outputs, run, _ = trained
     folder = f"hydra.run.dir={outputs / 'same'}"
-    direction = f"direction={run / 'smiling.safetensors'}"
+    direction = f"direction={run / 'glasses.safetensors'}"
     succeed(scripts.run("evaluate.py", *tiny(outputs), direction, "strengths=[1]", folder))
     measured = json.loads((outputs / "same/metrics.json").read_text())["1"]
     assert measured == pytest.approx(json.loads((run / "metrics.json").read_text()), abs=1e-3)
@@ -110,7 +110,7 @@ def test_zero_means_zero_in_a_fixed_interval(trained, scripts, tiny):
     outputs = trained[0]
     fixed = ("interval=fixed", "interval.t_edit=0", "interval.t_boost=0", "method.passes=1")
     succeed(scripts.run("train.py", *tiny(outputs), *fixed, f"hydra.run.dir={outputs / 'fixed'}"))
-    info = read_direction_info(outputs / "fixed/smiling.safetensors")
+    info = read_direction_info(outputs / "fixed/glasses.safetensors")
     assert (info.t_edit, info.t_boost) == (0, 0)
 
 
@@ -177,11 +177,11 @@ def test_a_killed_run_resumes_to_the_same_direction(trained, scripts, tiny, star
     process = start(killed)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert not (killed / "smiling.safetensors").exists()
+    assert not (killed / "glasses.safetensors").exists()
     options = (*tiny(outputs), *LONG)
     succeed(scripts.run("train.py", *options, f"resume={killed}", f"hydra.run.dir={outputs / 'resumed'}"))
     succeed(scripts.run("train.py", *options, f"hydra.run.dir={whole}"))
-    found, expected = (load_file(run / "smiling.safetensors") for run in (killed, whole))
+    found, expected = (load_file(run / "glasses.safetensors") for run in (killed, whole))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert json.loads((killed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())

@@ -84,7 +84,7 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.optimizer.lr=1e300"], "method.optimizer.lr must be a finite number above 0, got 1e+300"),
         (["interval=fixed", "interval.t_edit=-5"], "interval.t_edit must be 0 to 1000, got -5"),
         (["interval.kind=guess"], "interval.kind must be fixed or lpips, got 'guess'"),
-        (["attr.avatars.where.expression=maybe"], "maybe"),
+        (["attr.avatars.where.glasses=maybe"], "maybe"),
         (["model.image_size=64"], "takes images of 32 px, got 64 px"),
         (["data=folder"], "data=folder needs data.train.folder=/path/to/images"),
         (["data=folder", "data.train.folder=/nowhere"], "image folder /nowhere does not exist"),
@@ -125,7 +125,7 @@ def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, t
     unet = UNet2DModel.from_pretrained(scripts.unet)
     torch.nn.init.normal_(unet.conv_in.weight)
     unet.save_pretrained(other, safe_serialization=True)
-    direction = finished / "smiling.safetensors"
+    direction = finished / "glasses.safetensors"
     message = fail("evaluate.py", f"direction={direction}", f"model.build.folder={other}")
     assert "does not fit" in message
     assert "Choose the base model folder" in message
@@ -137,8 +137,8 @@ def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, t
         ([], "evaluate.py needs direction="),
         (["direction=/nowhere.safetensors"], "direction /nowhere.safetensors does not exist"),
         (["direction={unet}/diffusion_pytorch_model.safetensors"], "is not a direction file of asyrp_lit"),
-        (["direction={run}/smiling.safetensors", "attr=beard"], "edits 'smiling': add attr=smiling"),
-        (["direction={run}/smiling.safetensors", "strengths=[]"], "strengths must name one strength or more"),
+        (["direction={run}/glasses.safetensors", "attr=beard"], "edits 'glasses': add attr=glasses"),
+        (["direction={run}/glasses.safetensors", "strengths=[]"], "strengths must name one strength or more"),
     ],
     ids=["none", "missing", "another file", "another attribute", "no strengths"],
 )

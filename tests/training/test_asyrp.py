@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tiny, 
 )
 def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook, number, optimizer, stagger, skipped):
     last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "optimizer": optimizer, "lr_decay": 0.5, "lr": 0.01}
-    options |= {"stagger": stagger, "lr_final": 0.1, "lr_warmup": 5, "t_start": tiny.make_module().grid[-1 - skipped]}
+    options |= {"stagger": stagger, "lr_final": 0.1, "t_start": tiny.make_module().grid[-1 - skipped]}
     updates = 6 * (STEPS - skipped)
     whole = fit(tiny, tmp_path, **options)
     killed = fit(tiny, tmp_path, callbacks=[KeepState(last), Kill(hook, number)], **options)
@@ -281,18 +281,6 @@ def test_the_learning_rate_falls_linearly_to_its_last_value_or_once_per_pass(tin
 
     fit(tiny, tmp_path, max_epochs=passes, callbacks=[Rates()], lr=0.06, **options)
     assert seen == pytest.approx(expected)
-
-
-def test_the_learning_rate_rises_over_the_first_updates(tiny, tmp_path):
-    seen = []
-
-    class Recording(torch.optim.SGD):
-        def step(self, *args, **kwargs):
-            seen.append(self.param_groups[0]["lr"])
-            return super().step(*args, **kwargs)
-
-    fit(tiny, tmp_path, optimizer=Recording, lr=0.08, lr_warmup=4)
-    assert seen == pytest.approx([0.02, 0.04, 0.06] + [0.08] * (3 * STEPS - 3))
 
 
 def test_a_resumed_run_takes_the_learning_rate_that_it_is_given(tiny, tmp_path):

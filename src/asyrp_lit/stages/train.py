@@ -100,7 +100,6 @@ def build_module(
         instantiate(method.optimizer),
         method.lr_decay,
         method.lr_final,
-        method.lr_warmup,
         method.stagger,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),

@@ -54,8 +54,6 @@ class AsyrpModule(LightningModule):
         make_optimizer: parameters -> optimiser.
         lr_decay: factor on the learning rate after every pass over the images.
         lr_final: factor that the learning rate falls to, linearly, by the last batch.
-        lr_warmup: updates over which the learning rate rises linearly, at the start of training. f_t that begins at 0
-            has no gradient in its first layers then, and Adam would take noise at full length.
         stagger: whether the images of an update are at different timesteps, spread over the trajectory. Updates then
             do not follow one batch down: each sees other images and all timesteps, at the same number of passes.
         grad_clip: largest norm of the gradient; ``None`` does not clip.
@@ -79,7 +77,6 @@ class AsyrpModule(LightningModule):
         make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         lr_decay: float = 1.0,
         lr_final: float = 1.0,
-        lr_warmup: int = 0,
         stagger: bool = False,
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
@@ -97,7 +94,6 @@ class AsyrpModule(LightningModule):
         self.make_optimizer = make_optimizer
         self.lr_decay = lr_decay
         self.lr_final = lr_final
-        self.lr_warmup = lr_warmup
         self.stagger = stagger
         self._slots: Slots | None = None
         self._saved_slots: dict[str, Tensor] | None = None
@@ -204,9 +200,6 @@ class AsyrpModule(LightningModule):
             raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        warmed = min(1.0, (self.global_step + 1) / max(1, self.lr_warmup))
-        for group, lr in zip(optimizer.param_groups, self._lrs, strict=True):
-            group["lr"] = lr * warmed
         optimizer.zero_grad()
         self.manual_backward(loss)
         if self.grad_clip is not None:
@@ -275,13 +268,16 @@ class AsyrpModule(LightningModule):
 
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
         """Set the learning rate from what is done of the run: a resume loses no decay and may change the rate."""
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
         passes = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         done = passes / max(1, self.trainer.max_epochs or 1)
         factor = self.lr_decay**self.current_epoch * (1 + (self.lr_final - 1) * done)
-        self._lrs = [lr * factor for lr in self._first_lrs]
+        for group, lr in zip(optimizer.param_groups, self._first_lrs, strict=True):
+            group["lr"] = lr * factor
 
     def configure_optimizers(self) -> Optimizer:
         """The optimiser over the direction alone."""
         optimizer = self.make_optimizer(self.direction.parameters())
-        self._lrs = self._first_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._first_lrs = [group["lr"] for group in optimizer.param_groups]
         return optimizer

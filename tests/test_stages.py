@@ -79,7 +79,7 @@ def test_a_second_run_reuses_the_latents(trained, scripts, tiny):
     assert mtimes(outputs) == before
     assert "LPIPS curves" not in outcome.text
     assert "inverting" not in outcome.text
-    assert (outputs / "again/glasses.safetensors").read_bytes() == (run / "beard.safetensors").read_bytes()
+    assert (outputs / "again/glasses.safetensors").read_bytes() == (run / "glasses.safetensors").read_bytes()
 
 
 def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):

@@ -64,7 +64,7 @@ def check_settings(cfg: DictConfig) -> None:
         )
     lr = cfg.method.optimizer.lr
     if not isinstance(lr, int | float) or not 0 < lr < torch.finfo(torch.float32).max:
-        raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 1e-3 suits Adam")
+        raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 5e-4 suits Adam")
 
 
 def pick_device(cfg: DictConfig) -> torch.device:

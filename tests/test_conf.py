@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
+from huggingface_hub import constants
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asyrp_lit.hspace.attribute import resolve_attribute
 from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_direction
+from asyrp_lit.models.weights import find_weights
 from asyrp_lit.training.objective import LossRecipe
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -48,7 +51,7 @@ def test_every_attribute_composes_with_every_model(model, attributes):
         whole.attr = attr
         cfg = resolve(whole)
         assert resolve_attribute(cfg["attr"], cfg["model"]["domain"]).name == name
-        assert cfg["model"]["build"]["name"] == model
+        assert cfg["model"]["build"]["name"] == cfg["model"]["name"] == model
 
 
 @pytest.mark.parametrize("group", sorted(set(GROUPS) - {"attr", "model", "network"}))
@@ -76,6 +79,33 @@ def test_every_embedded_network_has_a_pretraining(network):
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate", "check_texts"])
 def test_every_script_composes_for_the_default_attribute(script):
     assert resolve(compose(script))["attr"]["name"] == "glasses"
+
+
+SIZES = {"ddpmpp": (113_673_219, 512), "iddpm": (93_563_910, 512), "adm_p2": (93_563_910, 512)}
+SIZES |= {"adm_imagenet": (552_814_086, 1024)}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [name for name in GROUPS["model"] if name.startswith(("ddpmpp_", "iddpm", "adm")) and name != "ddpmpp_avatars"],
+)
+def test_a_published_network_has_its_size_and_its_layout_of_f_t(model):
+    cfg = compose("train", [f"model={model}"])
+    parameters, width = next(SIZES[key] for key in (model, model.rpartition("_")[0]) if key in SIZES)
+    with torch.device("meta"):
+        unet = UNet2DModel(**instantiate(cfg.model.build.config))
+    assert sum(value.numel() for value in unet.parameters()) == parameters
+    assert unet.config.block_out_channels[-1] == width
+    assert cfg.method.kind == ("f_t_ddpm" if model.startswith("ddpmpp") else "f_t_adm")
+
+
+@pytest.mark.parametrize("model", [name for name in GROUPS["model"] if name != "ddpmpp_avatars"])
+def test_a_model_knows_where_its_weights_are_looked_for(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cfg = compose("train", [f"model={model}", f"paths.cache={tmp_path}"])
+    with pytest.raises(FileNotFoundError, match=rf"base model {model} needs .*model\.weights="):
+        find_weights(model, cfg.model.weights, instantiate(cfg.model.get("source")), tmp_path)
 
 
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate"])

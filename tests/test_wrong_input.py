@@ -85,14 +85,16 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["interval=fixed", "interval.t_edit=-5"], "interval.t_edit must be 0 to 1000, got -5"),
         (["interval.kind=guess"], "interval.kind must be fixed or lpips, got 'guess'"),
         (["attr.avatars.where.glasses=maybe"], "maybe"),
-        (["model.image_size=64"], "takes images of 32 px, got 64 px"),
+        (["model.image_size=64"], "is for images of 32 px, but model.image_size is 64"),
         (["data=folder"], "data=folder needs data.train.folder=/path/to/images"),
         (["data=folder", "data.train.folder=/nowhere"], "image folder /nowhere does not exist"),
         (["clip=vit_b_16", "clip.weights=/nowhere/vit.pt"], "CLIP weights '/nowhere/vit.pt' are neither a file nor"),
         (["clip.weights=/nowhere/clip.safetensors"], "/nowhere/clip.safetensors"),
         (["clip.templates=some"], "clip.templates must be 'imagenet' or 'none', got 'some'"),
         (["resume=/nowhere"], "nothing to resume: /nowhere/last.ckpt does not exist"),
-        (["model.build.folder=/nowhere"], "/nowhere/config.json does not exist"),
+        (["model.weights=/nowhere"], "base model custom: model.weights=/nowhere does not exist"),
+        (["model.weights=null"], "base model custom needs model.weights=/path"),
+        (["model.max_eps_error=0.25"], "a setting is wrong (model.num_head_channels"),
         (["model.build._target_=asyrp_lit.models.load"], "full_key: model.build"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -117,7 +119,7 @@ def test_a_missing_checkpoint_says_where_to_put_it(fail, tmp_path):
     options = ("attr=young", "model=ddpmpp_celeba", "data=avatars", f"paths.cache={tmp_path}")
     message = fail("train.py", *options, tiny=False)
     assert f"{tmp_path}/weights/celeba_hq.ckpt" in message
-    assert "model.build.weights=" in message
+    assert "model.weights=" in message
 
 
 def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, tmp_path_factory):
@@ -126,9 +128,9 @@ def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, t
     torch.nn.init.normal_(unet.conv_in.weight)
     unet.save_pretrained(other, safe_serialization=True)
     direction = finished / "glasses.safetensors"
-    message = fail("evaluate.py", f"direction={direction}", f"model.build.folder={other}")
+    message = fail("evaluate.py", f"direction={direction}", f"model.weights={other}")
     assert "does not fit" in message
-    assert "Choose the base model folder" in message
+    assert "Choose the base model custom" in message
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from asyrp_lit.models import convert_adm, convert_ddpm
 from asyrp_lit.models.convert import rename_modules
-from asyrp_lit.models.convert_adm import config_from_adm, convert_adm_state_dict, split_legacy_qkv
+from asyrp_lit.models.convert_adm import config_from_adm, convert_adm_state_dict, merge_legacy_qkv, split_legacy_qkv
 from asyrp_lit.models.convert_ddpm import config_from_ddpm, convert_ddpm_state_dict
+from asyrp_lit.models.registry import convert_state_dict, infer_config
 
 TINY = {"sample_size": 8, "block_out_channels": (32,), "layers_per_block": 1}
 TINY |= {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
@@ -88,3 +90,39 @@ def test_the_other_family_is_refused_by_name():
 def test_impossible_resolutions_are_refused(image_size, resolutions, message):
     with pytest.raises(ValueError, match=message):
         config_from_ddpm(image_size, 32, (1, 2), 1, resolutions)
+
+
+def give_original_keys(config, pairs):
+    """The state dict of UNet2DModel(**config) under the original keys, on the meta device."""
+    with torch.device("meta"):
+        weights = UNet2DModel(**config).state_dict()
+    original = {new: old for old, new in pairs}
+    renamed = {f"{original[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in weights.items()}
+    for key in [key for key in renamed if ".q." in key and "time_embed.0.weight" in renamed]:
+        parts = [renamed.pop(key.replace(".q.", f".{name}.")) for name in "qkv"]
+        renamed[key.replace(".q.", ".qkv.")] = merge_legacy_qkv(*parts, head_dim=config["attention_head_dim"])
+    return renamed
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        config_from_ddpm(256, 128, (1, 1, 2, 2, 4, 4), 2, (16,)),
+        config_from_ddpm(64, 64, (1, 1.5, 3, 5), 2, (16, 8)),
+        config_from_ddpm(32, 64, (1, 2), 3, ()),
+        config_from_adm(256, 128, (1, 1, 2, 2, 4, 4), 1, (16,)),
+        config_from_adm(256, 256, (1, 1, 2, 2, 4, 4), 2, (32, 16, 8)),
+        config_from_adm(64, 32, (1, 2, 3), 3, (), 32, learn_sigma=False),
+        config_from_adm(32, 32, (1, 2, 2), 2, (16,), 32, use_scale_shift_norm=False),
+        config_from_adm(32, 32, (1, 2, 2), 1, (16, 8), 16, resblock_updown=False),
+    ],
+    ids=["ddpm 256", "fractions", "no attention", "iddpm", "adm", "eps only", "no scale-shift", "convolutions"],
+)
+def test_the_shapes_of_a_checkpoint_tell_its_configuration(config):
+    room = convert_ddpm if config["freq_shift"] else convert_adm
+    original = give_original_keys(config, list(room._pair_modules(config)))
+    found = infer_config(original, config["sample_size"], config["attention_head_dim"])
+    assert found == config
+    assert len(convert_state_dict(original, found)) == len(set(original)) + 4 * sum(
+        ".qkv.weight" in key for key in original
+    )

@@ -47,6 +47,17 @@ def make_block_types(
     return {"down_block_types": tuple(down), "up_block_types": tuple(up)}
 
 
+def get_tensor(state_dict: StateDict, key: str) -> Tensor:
+    """A tensor from whose shape the configuration follows.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if key not in state_dict:
+        raise ValueError(f"state_dict lacks {key}, which every network of this family has; the file may be cut off")
+    return state_dict[key]
+
+
 def pair_leaves(source: str, target: str, leaves: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(source module, target module) for every layer of one block."""
     return ((f"{source}.{old}", f"{target}.{new}") for old, new in leaves.items())

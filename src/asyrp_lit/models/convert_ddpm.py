@@ -2,7 +2,15 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from asyrp_lit.models.convert import NUM_GROUPS, StateDict, UNetConfig, make_block_types, pair_leaves, rename_modules
+from asyrp_lit.models.convert import (
+    NUM_GROUPS,
+    StateDict,
+    UNetConfig,
+    get_tensor,
+    make_block_types,
+    pair_leaves,
+    rename_modules,
+)
 
 RESNET = {
     "norm1": "norm1",
@@ -18,22 +26,24 @@ ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_
 def config_from_ddpm(
     image_size: int,
     ch: int,
-    ch_mult: Sequence[int],
+    ch_mult: Sequence[int | float],
     num_res_blocks: int,
     attn_resolutions: Collection[int],
     in_channels: int = 3,
     out_ch: int = 3,
+    norm_eps: float = 1e-6,
 ) -> UNetConfig:
     """Arguments of UNet2DModel from the original constructor's (same names).
 
     Args:
         image_size: edge of the images in pixels.
         ch: channels of the finest level, before ``ch_mult``.
-        ch_mult: factor on ``ch`` for every level, finest first.
+        ch_mult: factor on ``ch`` for every level, finest first; may be a fraction.
         num_res_blocks: ResNet blocks a level on the way down.
         attn_resolutions: edges in pixels with attention; the middle always has it.
         in_channels: of the images.
         out_ch: of eps.
+        norm_eps: of all GroupNorms; the released networks' unless you know better.
 
     Raises:
         ValueError: a resolution is none of the levels'.
@@ -42,16 +52,44 @@ def config_from_ddpm(
         "sample_size": image_size,
         "in_channels": in_channels,
         "out_channels": out_ch,
-        "block_out_channels": tuple(ch * mult for mult in ch_mult),
+        "block_out_channels": tuple(int(ch * mult) for mult in ch_mult),
         "layers_per_block": num_res_blocks,
         **make_block_types(image_size, len(ch_mult), attn_resolutions, "{}Block2D"),
         "attention_head_dim": None,  # one head
         "downsample_padding": 0,  # padded at the right and below only
         "norm_num_groups": NUM_GROUPS,
-        "norm_eps": 1e-6,
+        "norm_eps": norm_eps,
         "freq_shift": 1,
         "flip_sin_to_cos": False,
     }
+
+
+def infer_ddpm_config(state_dict: StateDict, image_size: int, norm_eps: float = 1e-6) -> UNetConfig:
+    """Arguments of UNet2DModel from the shapes of a DDPM++ state dict: widths, blocks, attention levels, channels.
+
+    Args:
+        state_dict: original keys.
+        image_size: edge of the images in pixels, which no shape tells.
+        norm_eps: of all GroupNorms, which no shape tells.
+
+    Raises:
+        ValueError: a key that every DDPM++ has is missing, or ``image_size`` cannot be halved often enough.
+    """
+    levels = 1 + max(int(key.split(".")[1]) for key in ["down.0", *state_dict] if key.startswith("down."))
+    widths = [len(get_tensor(state_dict, f"down.{level}.block.0.conv1.weight")) for level in range(levels)]
+    conv_in = get_tensor(state_dict, "conv_in.weight")
+    return config_from_ddpm(
+        image_size,
+        ch=len(conv_in),
+        ch_mult=[width / len(conv_in) for width in widths],
+        num_res_blocks=sum(f"down.0.block.{j}.conv1.weight" in state_dict for j in range(len(state_dict))),
+        attn_resolutions=[
+            image_size >> level for level in range(levels) if f"down.{level}.attn.0.q.weight" in state_dict
+        ],
+        in_channels=conv_in.shape[1],
+        out_ch=len(get_tensor(state_dict, "conv_out.weight")),
+        norm_eps=norm_eps,
+    )
 
 
 def convert_ddpm_state_dict(state_dict: StateDict, config: UNetConfig) -> StateDict:

@@ -23,11 +23,14 @@ from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.models.sanity import check_eps_error, check_head_width
 from asyrp_lit.plots.curves import draw_lpips_curves
 from asyrp_lit.plots.save import save_figure
 
 log = logging.getLogger(__name__)
 
+#: Images on which a base model of unknown make is tried.
+CHECKED_IMAGES = 4
 #: Images per shard of a latent store.
 SHARD_SIZE = 32
 #: Whole numbers of the configuration and the least each may be.
@@ -201,6 +204,23 @@ def build_clip(cfg: DictConfig) -> FrozenCLIP:
         ) from error
 
 
+def check_model(cfg: DictConfig, model: HSpaceUNet, source: ImageSource) -> None:
+    """See that a base model of unknown make denoises the first images of a source, and say how well.
+
+    Raises:
+        ValueError: it does not, or would with heads of another width.
+    """
+    chosen = cfg.model
+    if chosen.max_eps_error is None:
+        return
+    images = [source[i].x_0 for i in range(min(CHECKED_IMAGES, len(source)))]
+    x_0 = torch.stack(images).to(pick_device(cfg))
+    error = check_eps_error(model, x_0, chosen.max_eps_error)
+    log.info("%s: eps error %.4f on %d lightly noised images (0: perfect, 1: blind)", model.name, error, len(x_0))
+    if chosen.num_head_channels is not None:
+        check_head_width(model, x_0, chosen.num_head_channels)
+
+
 class Setup(NamedTuple):
     """What inversion, training and evaluation share."""
 
@@ -219,4 +239,6 @@ def build_setup(cfg: DictConfig) -> Setup:
     model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)
-    return Setup(attribute, grid, model, {split: build_source(cfg, split, attribute) for split in ("train", "val")})
+    sources = {split: build_source(cfg, split, attribute) for split in ("train", "val")}
+    check_model(cfg, model, sources["train"])
+    return Setup(attribute, grid, model, sources)

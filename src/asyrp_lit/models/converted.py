@@ -1,0 +1,60 @@
+"""Converted checkpoints, kept as diffusers folders in the cache: conversion happens once."""
+
+import hashlib
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DModel
+from safetensors import SafetensorError
+
+from asyrp_lit.models.fetch import hash_file
+
+log = logging.getLogger(__name__)
+
+#: Raised whenever a converter gives other tensors for the same file.
+CONVERTER_VERSION = 1
+RECORD = "source.json"
+
+
+def place_converted(name: str, checkpoint: Path, settings: dict[str, Any], cache: Path) -> Path:
+    """Folder of a checkpoint's conversion: another one for other bytes, settings or converters.
+
+    Args:
+        name: of the base model.
+        checkpoint: read whole, for its hash.
+        settings: what the conversion depends on beside the file; plain values.
+        cache: the cache folder.
+    """
+    facts = {"sha256": hash_file(checkpoint), "settings": settings, "version": CONVERTER_VERSION}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return cache / "converted" / f"{name}-{digest}"
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a conversion is there, all of it."""
+    return (folder / RECORD).is_file()
+
+
+def keep_converted(folder: Path, unet: UNet2DModel, record: dict[str, Any]) -> None:
+    """Write a diffusers folder with ``source.json`` in it, all of it or nothing.
+
+    A cache that cannot be written costs a warning and the next run another conversion.
+
+    Args:
+        folder: where ``place_converted`` says.
+        unet: converted.
+        record: what it was made from; plain values.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            made = Path(temporary) / "model"
+            unet.save_pretrained(made, safe_serialization=True)
+            (made / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+            made.replace(folder)
+    except (OSError, SafetensorError) as error:
+        if not is_converted(folder):  # by another process
+            log.warning("the converted model is not kept in %s: %s", folder, error)

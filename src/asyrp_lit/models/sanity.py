@@ -1,0 +1,107 @@
+"""Does a base model denoise? A check of settings that no shape tells (head width, sinusoid, schedule)."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from diffusers.models.attention_processor import Attention
+
+from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod
+from asyrp_lit.models.convert_adm import merge_legacy_qkv, split_legacy_qkv
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.shapes import Images
+
+#: Lightly noised: the image is still plain to see, and a working network finds nearly all of the noise.
+TIMESTEPS = (50, 100, 200)
+#: Widths of attention heads that people use.
+HEAD_WIDTHS = (16, 32, 64, 128, 256)
+#: Images for the comparison of head widths, at the middle timestep.
+_COMPARED = 2
+
+
+@torch.no_grad()
+def measure_eps_error(model: HSpaceUNet, x_0: Images, timesteps: Sequence[int] = TIMESTEPS, seed: int = 0) -> float:
+    """Mean squared error of eps on lightly noised images: 0 is perfect, 1 is no better than eps = 0.
+
+    Takes one pass for each image and timestep.
+
+    Args:
+        model: the frozen network.
+        x_0: images of its domain in [-1, 1].
+        timesteps: of the noise.
+        seed: of the noise.
+    """
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed)).to(x_0.device)
+    table, errors = make_alphas_cumprod().to(x_0.device), []
+    for t in timesteps:
+        steps = torch.full((len(x_0),), t, device=x_0.device)
+        alpha_bar_t = gather_alpha_bar(table, steps)
+        x_t = alpha_bar_t.sqrt() * x_0 + (1 - alpha_bar_t).sqrt() * eps
+        errors.append((model(x_t, steps).float() - eps).square().mean())
+    return float(torch.stack(errors).mean())
+
+
+def check_eps_error(model: HSpaceUNet, x_0: Images, largest: float) -> float:
+    """The error, if it is small enough.
+
+    Args:
+        model: the frozen network.
+        x_0: images of its domain in [-1, 1].
+        largest: error that is still accepted.
+
+    Raises:
+        ValueError: it is larger or no number.
+    """
+    error = measure_eps_error(model, x_0)
+    if error <= largest:
+        return error
+    raise ValueError(
+        f"base model {model.name} finds {error:.3f} of the noise's power wrong on {len(x_0)} lightly noised images, "
+        f"more than model.max_eps_error={largest:g}: a setting is wrong (model.num_head_channels, model.norm_eps, "
+        "image_size), its schedule is not DDPM's linear one, or the images are none that it was trained on; "
+        "model.max_eps_error=null leaves this check out"
+    )
+
+
+def regroup_heads(model: HSpaceUNet, old: int, new: int) -> HSpaceUNet:
+    """A copy of a converted guided-diffusion network as if its heads were ``new`` channels wide instead of ``old``.
+
+    Raises:
+        ValueError: ``new`` does not divide the channels of an attention.
+    """
+    other = deepcopy(model)
+    for attention in (module for module in other.modules() if isinstance(module, Attention)):
+        layers = (attention.to_q, attention.to_k, attention.to_v)
+        for kind in ("weight", "bias"):
+            query, key, value = (getattr(layer, kind).data for layer in layers)
+            legacy = merge_legacy_qkv(query, key, value, head_dim=old)
+            for layer, part in zip(layers, split_legacy_qkv(legacy, new), strict=True):
+                getattr(layer, kind).data = part
+        attention.heads, attention.scale = attention.heads * old // new, new**-0.5
+    return other
+
+
+def check_head_width(model: HSpaceUNet, x_0: Images, width: int) -> None:
+    """See that no other width of attention heads denoises better than the given one.
+
+    Takes two images through the network at one timestep for each width that fits.
+
+    Args:
+        model: converted from guided-diffusion's keys with ``width``.
+        x_0: images of its domain in [-1, 1].
+        width: channels of one head.
+
+    Raises:
+        ValueError: another width does.
+    """
+    x_0, timesteps = x_0[:_COMPARED], TIMESTEPS[1:2]
+    channels = [m.to_q.out_features for m in model.modules() if isinstance(m, Attention)]
+    others = [w for w in HEAD_WIDTHS if w != width and all(c % w == 0 for c in channels)]
+    own = measure_eps_error(model, x_0, timesteps)
+    errors = {w: measure_eps_error(regroup_heads(model, width, w), x_0, timesteps) for w in others}
+    best = min(errors, key=lambda w: errors[w], default=width)
+    if errors.get(best, own) < own:
+        raise ValueError(
+            f"base model {model.name} denoises better with model.num_head_channels={best} (error {errors[best]:.4f}) "
+            f"than with {width} ({own:.4f}): take {best}; model.max_eps_error=null leaves this check out"
+        )

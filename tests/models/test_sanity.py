@@ -1,0 +1,73 @@
+"""The check that a base model denoises."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asyrp_lit.data.portraits import PortraitSource
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.models.registry import load_checkpoint, load_embedded
+from asyrp_lit.models.sanity import check_eps_error, check_head_width, measure_eps_error, regroup_heads
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@pytest.fixture(scope="module")
+def portraits():
+    source = PortraitSource("val", 2, 64)
+    return torch.stack([source[i].x_0 for i in range(2)])
+
+
+@pytest.fixture(scope="module")
+def avatars():
+    return load_embedded("ddpmpp_avatars")
+
+
+@pytest.fixture
+def adm(tmp_path):
+    tensors = load_file(GOLDENS / "adm.safetensors")
+    torch.save({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, tmp_path / "a.pt")
+
+    def load(width):
+        return load_checkpoint("adm", tmp_path / "a.pt", tmp_path, None, 32, width)
+
+    return load
+
+
+def test_the_embedded_model_passes_on_its_own_domain(avatars, portraits):
+    assert check_eps_error(avatars, portraits, 0.25) < 0.1
+
+
+def test_the_error_of_a_blind_network_is_one(avatars, portraits):
+    class Blind(HSpaceUNet):
+        def forward(self, x_t, t):
+            return torch.zeros_like(x_t)
+
+    assert measure_eps_error(Blind(avatars.unet), portraits) == pytest.approx(1, abs=0.02)
+
+
+def test_a_wrong_sinusoid_and_wrong_images_are_refused(avatars, portraits):
+    avatars.unet.time_proj.flip_sin_to_cos = True
+    with pytest.raises(ValueError, match=r"model\.max_eps_error=0\.25: a setting is wrong"):
+        check_eps_error(avatars, portraits, 0.25)
+    avatars.unet.time_proj.flip_sin_to_cos = False
+    with pytest.raises(ValueError, match="the images are none that it was trained on"):
+        check_eps_error(avatars, -portraits, 0.25)
+
+
+def test_regrouping_heads_is_loading_with_another_width(adm):
+    other, wanted = regroup_heads(adm(16), 16, 32), adm(32)
+    x_t, t = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    assert torch.equal(other(x_t, t), wanted(x_t, t))
+
+
+def test_a_wrong_head_width_is_refused_by_the_one_that_denoises_better(adm):
+    meta = json.loads((GOLDENS / "adm.json").read_text())
+    assert meta["constructor"]["num_head_channels"] == 16
+    x_0 = load_file(GOLDENS / "adm.safetensors")["x0"]
+    check_head_width(adm(16), x_0, 16)
+    with pytest.raises(ValueError, match=r"denoises better with model\.num_head_channels=16"):
+        check_head_width(adm(32), x_0, 32)

@@ -54,3 +54,31 @@ def scripts(tmp_path_factory):
 
     portraits = ("data.train.num_images=4", "data.val.num_images=4")
     return SimpleNamespace(run=run_script, tiny=tiny, portraits=portraits, root=ROOT, unet=unet)
+
+
+@pytest.fixture(scope="session")
+def make_released():
+    """``make_released(PATH, "ddpm" or "adm")``: a file of the released layout with random tensors; returns these."""
+
+    def write(path, layout="ddpm", channels=64, temb_channels=128, **changes):
+        square, vector = (channels, channels, 1, 1), (channels,)
+        modules = {
+            "ddpm": {"conv1": square, "temb_proj": (channels, temb_channels), "norm2": vector, "conv2": square},
+            "adm": {
+                **{"in_layers.0": vector, "in_layers.2": square, "emb_layers.1": (channels, temb_channels)},
+                **{"out_layers.0": vector, "out_layers.3": square},
+            },
+        }[layout]
+        generator = torch.Generator().manual_seed(7)
+        state = {}
+        for module, shape in modules.items():
+            state[f"{module}.weight"] = torch.randn(shape, generator=generator) / channels**0.5
+            state[f"{module}.bias"] = torch.randn(channels, generator=generator)
+        parameters = [torch.nn.Parameter(value.clone()) for value in state.values()]
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 20, 0.9)
+        content = {"0": state, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        torch.save({**content, **changes}, path)
+        return state
+
+    return write

@@ -52,6 +52,7 @@ class DirectionInfo:
         loss: the loss and its weights.
         metrics: validation metrics at the end of training.
         t_start: the noisiest timestep that is edited; 1000 in files that do not say.
+        source: where a direction comes from that was not trained here (format, file, sha256, ...); else empty.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class DirectionInfo:
     metrics: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     t_start: int = 1000
+    source: dict[str, str] = field(default_factory=dict)
 
 
 def make_direction(kind: str, **arguments: Any) -> nn.Module:
@@ -95,6 +97,15 @@ def save_direction(path: Path, direction: nn.Module, info: DirectionInfo) -> Non
     """Write a direction file (safetensors with JSON metadata), all of it or nothing."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in direction.state_dict().items()}
     content = save(tensors, metadata={_METADATA_KEY: json.dumps(asdict(info), sort_keys=True)})
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the file of a direction, all of it or nothing.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         try:
@@ -120,15 +131,18 @@ def read_direction_info(path: Path) -> DirectionInfo:
         raise FileNotFoundError(f"direction {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            metadata = dict(json.loads((file.metadata() or {})[_METADATA_KEY]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a direction file of asyrp_lit (safetensors with its metadata)") from error
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has direction format {version}, this asyrp_lit reads {FORMAT_VERSION}; train it again"
         )
-    return DirectionInfo(**metadata)
+    try:
+        return DirectionInfo(**metadata)
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: its metadata lacks an entry or has an unknown one ({error})") from error
 
 
 def load_direction(path: Path, base_fingerprint: str, base_model: str) -> tuple[nn.Module, DirectionInfo]:
@@ -150,8 +164,22 @@ def load_direction(path: Path, base_fingerprint: str, base_model: str) -> tuple[
             f"{base_model} ({base_fingerprint}): h-spaces of different weights have nothing in common. "
             f"Choose the base model {info.base_model}, or train the direction on {base_model}"
         )
+    return read_direction(path)
+
+
+def read_direction(path: Path) -> tuple[nn.Module, DirectionInfo]:
+    """A frozen direction and its metadata, for whatever base model it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a direction file, or damaged.
+    """
+    info = read_direction_info(path)
     direction = make_direction(info.kind, **info.arguments)
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, torch.Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    direction.load_state_dict(tensors)
+    try:
+        direction.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is damaged: its tensors are not those of {info.kind} as its metadata says") from error
     return direction.eval().requires_grad_(False), info

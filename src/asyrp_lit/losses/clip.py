@@ -10,7 +10,10 @@ from typing import Any, NamedTuple, cast
 import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Float
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -131,6 +134,24 @@ def load_clip(name: str = AVATARS, weights: str | None = None, cache: str | None
     size = preprocess["size"][0] if isinstance(preprocess["size"], (tuple, list)) else preprocess["size"]
     expected = ImageNormalisation(size, tuple(preprocess["mean"]), tuple(preprocess["std"]))
     return FrozenCLIP(model, open_clip.get_tokenizer(name), expected, f"{name}/{Path(weights).name}")
+
+
+def find_clip_weights(name: str, weights: str | None, cache: str | None = None) -> Path | None:
+    """Where the weights of a CLIP lie on this machine; ``None`` where ``load_clip`` would have to download them.
+
+    Args:
+        name: an architecture of open_clip.
+        weights: its tag (``openai``) or the path of a weight file.
+        cache: folder that open_clip downloads tags to; ``None`` is its own default.
+    """
+    if weights is None or Path(weights).is_file():
+        return Path(weights) if weights else None
+    repository, _, file = get_pretrained_cfg(name, weights).get("hf_hub", "").rpartition("/")
+    for candidate in (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        found = try_to_load_from_cache(repository, candidate, cache_dir=cache) if repository else None
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
 """The stages behind the scripts: the only room that sees ``cfg``."""
 
+from asyrp_lit.stages.directions import directions
 from asyrp_lit.stages.judge import check_texts, evaluate
 from asyrp_lit.stages.pretrain import export, pretrain
 from asyrp_lit.stages.train import invert, train
 
-__all__ = ["check_texts", "evaluate", "export", "invert", "pretrain", "train"]
+__all__ = ["check_texts", "directions", "evaluate", "export", "invert", "pretrain", "train"]

@@ -18,6 +18,7 @@ from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import KINDS
 from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
+from asyrp_lit.hspace.published import PUBLISHED_IMAGE_SIZE, load_published_curves
 from asyrp_lit.inversion.invert import fill_store, make_store_key
 from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
@@ -132,6 +133,18 @@ def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid
     return curves
 
 
+def choose_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...]) -> LPIPSCurves:
+    """The published curves of the data set where it has some and ``interval.kind`` is lpips, else measured ones."""
+    published = OmegaConf.select(cfg, "data.curves")
+    if cfg.interval.kind == "measured" or published is None:
+        return measure_curves(cfg, model, source, grid)
+    log.info("interval from the published LPIPS curves of %s; interval=measured profiles anew", published)
+    if cfg.model.image_size != PUBLISHED_IMAGE_SIZE:
+        size = cfg.model.image_size
+        log.warning("they are of images of %d px, not %d px: interval=measured fits better", PUBLISHED_IMAGE_SIZE, size)
+    return load_published_curves(published)
+
+
 def check_edits(interval: Interval, grid: tuple[int, ...]) -> Interval:
     """The interval, if any step of the grid lies in it.
 
@@ -149,7 +162,7 @@ def check_edits(interval: Interval, grid: tuple[int, ...]) -> Interval:
 def build_interval(
     cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float, run: Path
 ) -> Interval:
-    """The interval, and for measured ones the picture of the curves in the run folder.
+    """The interval, and where it is from LPIPS curves their picture in the run folder.
 
     Raises:
         ValueError: the kind does not exist, or nothing lies in the interval.
@@ -157,9 +170,9 @@ def build_interval(
     chosen = cfg.interval
     if chosen.kind == "fixed":
         return check_edits(check_interval(chosen.t_edit, chosen.t_boost, chosen.t_start), grid)
-    if chosen.kind != "lpips":
-        raise ValueError(f"interval.kind must be fixed or lpips, got {chosen.kind!r}")
-    curves = measure_curves(cfg, model, source, grid)
+    if chosen.kind not in ("lpips", "measured"):
+        raise ValueError(f"interval.kind must be fixed, lpips or measured, got {chosen.kind!r}")
+    curves = choose_curves(cfg, model, source, grid)
     t_edit, t_boost, _ = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
     interval = check_edits(check_interval(t_edit, t_boost, chosen.t_start), grid)
     figure = draw_lpips_curves(

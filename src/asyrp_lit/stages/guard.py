@@ -6,15 +6,15 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from asyrp_lit.data.latent_shards import write_atomically
 
 log = logging.getLogger(__name__)
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 #: What our own checks raise, and what libraries raise on a file, a value or a machine that does not fit.
 USER_ERRORS = (
@@ -33,6 +35,7 @@ USER_ERRORS = (
     MisconfigurationException,
     SafetensorError,
     torch.OutOfMemoryError,
+    HydraException,
 )
 #: Beginnings of warnings that say nothing to a person who runs a stage.
 NOISE = (
@@ -97,22 +100,74 @@ def keep_traceback() -> str:
     return f"\n(details in {path})"
 
 
+@contextmanager
+def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
+    """End what fails on what a user gave with one message and exit code 1, or 130 on Ctrl-C.
+
+    Args:
+        note: called in the handler of the error, for what follows the message; the default adds nothing.
+    """
+    try:
+        with quiet_libraries():
+            yield
+    except KeyboardInterrupt as stop:
+        log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")
+        sys.exit(130)
+    except USER_ERRORS as error:
+        log.error("%s%s", describe_error(error), note())
+        sys.exit(1)
+
+
 def report_errors(stage: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     """End a stage that fails on what a user gave with one message and exit code 1, the traceback kept in a file."""
 
     @wraps(stage)
     def guarded(cfg: DictConfig) -> None:
-        try:
-            with quiet_libraries():
-                stage(cfg)
-        except KeyboardInterrupt as stop:
-            log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")
-            sys.exit(130)
-        except (*USER_ERRORS, InstantiationException) as error:
-            log.error("%s%s", describe_error(error), keep_traceback())
-            sys.exit(1)
+        with errors_as_messages(keep_traceback):
+            stage(cfg)
 
     return guarded
+
+
+@contextmanager
+def console_log() -> Iterator[None]:
+    """Log to the standard output as Hydra has it, for scripts without a run folder."""
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def try_each(items: Sequence[In], name: Callable[[In], str], work: Callable[[In], Out]) -> tuple[list[Out], int]:
+    """The results of the items that succeed, and how many failed.
+
+    Each failure is logged under its ``name``; where there is one item only, its error is raised instead.
+    """
+    results: list[Out] = []
+    for item in items:
+        try:
+            results.append(work(item))
+        except USER_ERRORS as error:
+            if len(items) == 1:
+                raise
+            log.error("%s: %s", name(item), describe_error(error))
+    return results, len(items) - len(results)
+
+
+def raise_failed(failed: int, total: int) -> None:
+    """Say at the end that some of several files failed.
+
+    Raises:
+        ValueError: at least one did.
+    """
+    if failed:
+        raise ValueError(f"{failed} of {total} files failed, see above")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -11,25 +11,30 @@ from hydra.utils import instantiate
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from asyrp_lit.data.latents import LatentStore
-from asyrp_lit.data.source import ImageSource
+from asyrp_lit.data.latent_shards import write_atomically
+from asyrp_lit.data.latents import LatentStore, from_uint8
+from asyrp_lit.data.open_images import find_shared
+from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import KINDS
 from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
-from asyrp_lit.inversion.invert import fill_store, make_store_key
+from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
 from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.plots.curves import draw_lpips_curves
 from asyrp_lit.plots.save import save_figure
+from asyrp_lit.shapes import Images
 
 log = logging.getLogger(__name__)
 
 #: Images per shard of a latent store.
 SHARD_SIZE = 32
+#: What follows from images that both splits have.
+SHARED = "the metrics say little about new images"
 #: Whole numbers of the configuration and the least each may be.
 COUNTS = {
     "model.image_size": 1,
@@ -39,6 +44,7 @@ COUNTS = {
     "method.batch_size": 1,
     "inversion_batch_size": 1,
     "callbacks.preview_images": 1,
+    "latents.num_workers": 0,
 }
 
 
@@ -87,16 +93,39 @@ def build_attribute(cfg: DictConfig) -> Attribute:
     return resolve_attribute({str(key): value for key, value in values.items()}, cfg.model.domain)
 
 
-def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> ImageSource:
-    """The images of a split; on labelled data those to which the attribute applies."""
+def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> LatentSource:
+    """The images of a split, on labelled data those to which the attribute applies; or random latents in their place.
+
+    Raises:
+        ValueError: the kind of latents does not exist.
+    """
+    if cfg.latents.kind == "random":
+        return RandomLatents(split, cfg.latents[split], cfg.model.image_size, cfg.latents.seed)
+    if cfg.latents.kind != "inverted":
+        raise ValueError(f"latents.kind must be inverted or random, got {cfg.latents.kind!r}")
     node = cfg.data[split]
     if "where" in node and node.where is None and attribute.where is not None:
         return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
     return instantiate(node)  # type: ignore[no-any-return]
 
 
+def build_sources(cfg: DictConfig, attribute: Attribute) -> dict[str, LatentSource]:
+    """The images of train and val; warns where they have some in common."""
+    sources = {split: build_source(cfg, split, attribute) for split in ("train", "val")}
+    if shared := find_shared(sources["train"], sources["val"]):
+        log.warning("%d of %d val images are train images too: %s", len(shared), len(sources["val"]), SHARED)
+    return sources
+
+
+def write_image_lists(sources: dict[str, LatentSource], run: Path) -> None:
+    """Which images each split has, one key a line, into the run folder."""
+    for split, source in sources.items():
+        lines = "".join(f"{key}\n" for key in source.keys)
+        write_atomically(run / f"images-{split}.txt", lines.encode(errors="surrogateescape"))
+
+
 def build_store(
-    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, pred_x0_steps: tuple[int, ...] = ()
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, pred_x0_steps: tuple[int, ...] = ()
 ) -> LatentStore:
     """The latents of a source, computed where they are missing."""
     method = cfg.method
@@ -107,14 +136,25 @@ def build_store(
     with store.lock():
         if missing := store.missing_shards():
             mebibytes = LatentStore.disk_bytes(key, len(source), num_labels) / 2**20
-            log.info("inverting into %s (%.1f MiB, %d shards to do)", store.folder, mebibytes, len(missing))
-            fill_store(model, source, store, cfg.inversion_batch_size)
+            verb = "sampling" if isinstance(source, RandomLatents) else "inverting"
+            log.info("%s into %s (%.1f MiB, %d shards to do)", verb, store.folder, mebibytes, len(missing))
+            fill_store(model, source, store, cfg.inversion_batch_size, num_workers=cfg.latents.num_workers)
         else:
             log.info("reusing the latents in %s", store.folder)
     return store
 
 
-def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...]) -> LPIPSCurves:
+def load_first_images(
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], num_images: int
+) -> Images:
+    """The first images of a source; of random latents those that the network made, from the train store."""
+    if not isinstance(source, RandomLatents):
+        return torch.stack([source[i].x_0 for i in range(num_images)])
+    store = build_store(cfg, model, source, choose_cached_steps(cfg, grid))
+    return from_uint8(torch.stack([store[i]["x_0"] for i in range(num_images)]))
+
+
+def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...]) -> LPIPSCurves:
     """LPIPS curves of the first images of a source, kept beside the stores."""
     num_images = min(max(1, cfg.interval.num_images), len(source))
     key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0)
@@ -122,7 +162,7 @@ def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid
     if curves := load_curves(path):
         return curves
     device = pick_device(cfg)
-    x_0 = torch.stack([source[i].x_0 for i in range(num_images)]).to(device)
+    x_0 = load_first_images(cfg, model, source, grid, num_images).to(device)
     curves = measure_lpips_curves(model, x_0, grid, make_alphas_cumprod().to(device), load_lpips().to(device))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_curves(path, curves)
@@ -144,7 +184,7 @@ def check_edits(interval: Interval, grid: tuple[int, ...]) -> Interval:
 
 
 def build_interval(
-    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float, run: Path
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], cos_text: float, run: Path
 ) -> Interval:
     """The interval, and for measured ones the picture of the curves in the run folder.
 
@@ -207,11 +247,11 @@ class Setup(NamedTuple):
     attribute: Attribute
     grid: tuple[int, ...]
     model: HSpaceUNet
-    sources: dict[str, ImageSource]
+    sources: dict[str, LatentSource]
 
 
 def build_setup(cfg: DictConfig) -> Setup:
-    """Attribute, time grid, frozen model and image sources."""
+    """Attribute, time grid, frozen model and what their latents come from."""
     check_settings(cfg)
     seed_everything(cfg.seed, verbose=False)
     attribute = build_attribute(cfg)
@@ -219,4 +259,4 @@ def build_setup(cfg: DictConfig) -> Setup:
     model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)
-    return Setup(attribute, grid, model, {split: build_source(cfg, split, attribute) for split in ("train", "val")})
+    return Setup(attribute, grid, model, build_sources(cfg, attribute))

@@ -22,7 +22,15 @@ from asyrp_lit.metrics.sweep import judge_strengths
 from asyrp_lit.metrics.true_pairs import draw_true_pairs, true_pair_cosines
 from asyrp_lit.plots.grid import draw_grid
 from asyrp_lit.plots.save import save_figure
-from asyrp_lit.stages.build import autocast_as, build_attribute, build_clip, build_setup, build_store, pick_device
+from asyrp_lit.stages.build import (
+    autocast_as,
+    build_attribute,
+    build_clip,
+    build_setup,
+    build_store,
+    pick_device,
+    write_image_lists,
+)
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,7 @@ def evaluate(cfg: DictConfig) -> None:
             f"attr.name={info.attribute} for texts of your own"
         )
     attribute, grid, model, sources = build_setup(cfg)
+    write_image_lists(sources, run_folder())
     attribute = replace(attribute, src_text=info.src_text, trg_text=info.trg_text)
     direction, info = load_direction(path, model.fingerprint(), model.name)
     device = pick_device(cfg)

@@ -37,6 +37,7 @@ from asyrp_lit.stages.build import (
     build_store,
     choose_cached_steps,
     pick_device,
+    write_image_lists,
 )
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 from asyrp_lit.stages.judge import describe
@@ -64,6 +65,7 @@ FIXED_METHOD = (
 def invert(cfg: DictConfig) -> None:
     """The latent stores of train and val, as training reads them unless its t_edit is below ``cache_pred_x0_from``."""
     setup = build_setup(cfg)
+    write_image_lists(setup.sources, run_folder())
     build_store(cfg, setup.model, setup.sources["train"], choose_cached_steps(cfg, setup.grid))
     build_store(cfg, setup.model, setup.sources["val"])
 
@@ -137,6 +139,7 @@ def train(cfg: DictConfig) -> None:
     run = Path(cfg.resume) if cfg.resume else run_folder()
     checkpoint = find_checkpoint(cfg)
     attribute, grid, model, sources = build_setup(cfg)
+    write_image_lists(sources, run)
     if cfg.model.domain == AVATARS and attribute.labels is None:
         log.warning(UNJUDGED, attribute.name)
     clip = build_clip(cfg).to(pick_device(cfg))
@@ -179,7 +182,7 @@ def find_checkpoint(cfg: DictConfig) -> Path | None:
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
     folder = path.with_name(".hydra")
-    for group in ("attr", "model", "interval", "clip", "data", *FIXED_METHOD) if folder.is_dir() else ():
+    for group in ("attr", "model", "interval", "clip", "data", "latents", *FIXED_METHOD) if folder.is_dir() else ():
         if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != OmegaConf.select(cfg, group):
             overrides = " ".join(str(override) for override in OmegaConf.load(folder / "overrides.yaml"))
             raise ValueError(

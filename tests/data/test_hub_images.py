@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from asyrp_lit.data.hub_images import HubImages, open_hub_split
+from asyrp_lit.data.open_images import find_shared
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def options(**changed):
 
 def test_rows_are_images_numbered_in_order(saved):
     source = HubImages(saved, "train", "image", 8, name="mine", limit=3)
-    assert (source.name, source.keys) == ("mine", ["row-000000", "row-000001", "row-000002"])
+    assert (source.name, source.keys) == ("mine", ["train-000000", "train-000001", "train-000002"])
     assert source[2].x_0.mean() == pytest.approx(2 / 127.5 - 1, abs=1e-6)
     assert source.fingerprint() != HubImages(saved, "validation", "image", 8).fingerprint()
 
@@ -38,8 +39,10 @@ def test_a_data_set_is_split_by_a_seed_or_has_two_splits(saved):
     train, val = (open_hub_split(split, saved, *pair, **options()) for split, pair in SPLITS)
     assert (len(train), len(val)) == (8, 2)
     assert not set(train.keys) & set(val.keys)
-    assert len(open_hub_split("val", saved, "validation", "train", **options())) == 2
-    assert len(open_hub_split("train", saved, "train", "validation", **options())) == 10
+    pairs = (("train", ("train", "validation")), ("val", ("validation", "train")))
+    train, val = (open_hub_split(split, saved, *pair, **options()) for split, pair in pairs)
+    assert (len(train), len(val)) == (10, 2)
+    assert not find_shared(train, val)
 
 
 SPLITS = (("train", ("train", None)), ("val", (None, "train")))
@@ -85,6 +88,6 @@ def test_an_empty_cell_is_a_bad_image(picture, tmp_path):
     images = [{"bytes": picture(1, "png"), "path": None}, None, {"bytes": BytesIO(b"x").getvalue(), "path": None}]
     Dataset.from_dict({"image": images}, features=Features({"image": Image()})).save_to_disk(tmp_path / "gaps")
     source = HubImages(str(tmp_path / "gaps"), "train", "image", 8)
-    with pytest.raises(ValueError, match=r"row-000001 of data set .* is empty"):
+    with pytest.raises(ValueError, match=r"train-000001 of data set .* is empty"):
         source[1]
-    assert HubImages(str(tmp_path / "gaps"), "train", "image", 8, on_bad_image="skip").keys == ["row-000000"]
+    assert HubImages(str(tmp_path / "gaps"), "train", "image", 8, on_bad_image="skip").keys == ["train-000000"]

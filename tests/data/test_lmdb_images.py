@@ -114,6 +114,7 @@ def test_the_fingerprint_follows_the_images_in_use_only(lsun, write_lmdb, pictur
 def test_train_and_val_may_be_of_one_lmdb_and_the_file_itself_is_a_name_for_it(lsun):
     train, val = ImageLMDB(lsun, 8, limit=3), ImageLMDB(lsun / "data.mdb", 8, start=3)
     assert [grey_of(source[0]) for source in (train, val, train)] == [1, 7, 1]
+    assert train.path == val.path
 
 
 def test_it_survives_pickling_fork_and_worker_processes(lsun):

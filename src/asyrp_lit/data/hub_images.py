@@ -52,7 +52,7 @@ def load_rows(path: str, rows: str, subset: str | None = None, revision: str | N
 
 
 class HubImages(EncodedImages):
-    """The images of one column of a data set; keys are the numbers of its rows.
+    """The images of one column of a data set; keys are the split and the number of the row.
 
     Args:
         path, rows, subset, revision: as for ``load_rows``.
@@ -82,17 +82,17 @@ class HubImages(EncodedImages):
         if column not in columns:
             found = f"images are in {', '.join(columns)}" if columns else f"it has {', '.join(table.features)}"
             raise ValueError(f"data set {path} has no column {column!r} of images, {found}: set data.hf.column")
-        self._column = column
+        self._column, self._rows = column, rows
         self._table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         super().__init__(path, size, **options)
 
     def _list_keys(self, stop: int | None) -> list[str]:
         if not len(self._table):
             raise ValueError(f"data set {self.path} has no rows")
-        return [f"row-{number:06d}" for number in range(len(self._table))[:stop]]
+        return [f"{self._rows}-{number:06d}" for number in range(len(self._table))[:stop]]
 
     def _read(self, key: str) -> bytes:
-        image = self._table[int(key.removeprefix("row-"))][self._column]
+        image = self._table[int(key.rpartition("-")[2])][self._column]
         if image is None:
             raise ValueError(f"{self._describe(key)} is empty; leave it out with data.on_bad_image=skip")
         content = image["bytes"]

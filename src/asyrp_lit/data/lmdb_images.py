@@ -8,7 +8,7 @@ import lmdb
 
 from asyrp_lit.data.decode import looks_like_image
 from asyrp_lit.data.encoded import EncodedImages, printable
-from asyrp_lit.data.lmdb_reader import read_lmdb
+from asyrp_lit.data.lmdb_reader import FILE, read_lmdb
 
 #: Key that holds the number of images in StyleMapGAN's layout.
 _LENGTH = b"length"
@@ -41,7 +41,8 @@ class ImageLMDB(EncodedImages):
 
     def __init__(self, path: str | Path, size: int, resolution: int | None = None, **options: Any) -> None:
         self.resolution = resolution or size
-        super().__init__(path, size, **options)
+        folder = Path(path).parent if Path(path).name == FILE else path
+        super().__init__(folder, size, **options)
 
     def _list_keys(self, stop: int | None) -> list[str]:
         with read_lmdb(self.path) as transaction:

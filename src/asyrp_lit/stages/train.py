@@ -54,9 +54,10 @@ UNJUDGED = (
 )
 
 
-#: What a resumed training may not change of its method; passes and the optimiser's settings are free.
+#: What a resumed training may not change of its method and latents; passes, workers, the optimiser's settings are free.
 FIXED_METHOD = (
     *("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.stagger", "method.loss"),
+    *("latents.kind", "latents.train", "latents.val", "latents.seed"),
     "seed",
 )
 
@@ -182,7 +183,7 @@ def find_checkpoint(cfg: DictConfig) -> Path | None:
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
     folder = path.with_name(".hydra")
-    for group in ("attr", "model", "interval", "clip", "data", "latents", *FIXED_METHOD) if folder.is_dir() else ():
+    for group in ("attr", "model", "interval", "clip", "data", *FIXED_METHOD) if folder.is_dir() else ():
         if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != OmegaConf.select(cfg, group):
             overrides = " ".join(str(override) for override in OmegaConf.load(folder / "overrides.yaml"))
             raise ValueError(

@@ -17,7 +17,7 @@ from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.direction import direction_arguments, make_direction
-from asyrp_lit.inversion.invert import invert_images
+from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
 from asyrp_lit.inversion.profile import measure_lpips_curves
 from asyrp_lit.losses.clip import FrozenCLIP, build_avatars_clip
 from asyrp_lit.losses.perceptual import load_lpips
@@ -98,6 +98,10 @@ def main() -> int:
         "inversion, P_t kept for training": (
             lambda model: invert_images(model, x, GRID, alphas_cumprod, kept),
             (n - 1 + NUM_EDITED, n - 1 + NUM_EDITED),
+        ),
+        "random latents to images, any P_t kept (n)": (
+            lambda model: sample_pred_x0(model, x, (*kept, 0), GRID, alphas_cumprod),
+            (n, n),
         ),
         "LPIPS curves (n - 1 passes, some images)": (
             lambda model: measure_lpips_curves(model, x, GRID, alphas_cumprod, load_lpips()),

@@ -1,6 +1,7 @@
 """Image folders: every kind of picture becomes (3, S, S) in [-1, 1]; bad ones are named."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from asyrp_lit.data.images import ImageFolder, list_images, load_image
+from asyrp_lit.data.decode import load_image
+from asyrp_lit.data.images import ImageFolder, list_images
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -70,6 +72,13 @@ def test_every_mode_becomes_rgb(tmp_path, mode, colour, expected):
     assert x.shape == (3, 4, 4)
     assert x.dtype == torch.float32
     torch.testing.assert_close(x, torch.tensor(expected).float()[:, None, None].expand(3, 4, 4))
+
+
+def test_bytes_give_what_their_file_gives(tmp_path):
+    path = save(tmp_path / "x.webp", noise(20, 16))
+    assert torch.equal(load_image(path.read_bytes(), 8), load_image(path, 8))
+    with pytest.raises(ValueError, match="image 7 of it cannot be read"):
+        load_image(b"no image", 8, "7 of it")
 
 
 def test_a_transparent_palette_colour_shows_white(tmp_path):
@@ -155,15 +164,22 @@ def test_the_fingerprint_follows_content_names_and_size_but_not_the_place(tmp_pa
 
 
 def test_a_wrong_folder_is_explained(tmp_path):
-    with pytest.raises(ValueError, match=r"needs data\.train\.folder=/path"):
-        ImageFolder(None, 8)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         ImageFolder(tmp_path / "nowhere", 8)
-    with pytest.raises(ValueError, match=r"has no images; accepted suffixes: .*\.png"):
+    with pytest.raises(ValueError, match=r"has no images; accepted are files .*\.png"):
         ImageFolder(tmp_path, 8)
     grey(tmp_path / "1.png")
     with pytest.raises(ValueError, match="start=5 leaves none"):
         ImageFolder(tmp_path, 8, start=5)
+
+
+def test_a_name_that_is_no_text_is_read_hashed_and_shown(tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    grey(tmp_path / "plain.png").rename(odd)
+    assert len(ImageFolder(tmp_path, 8).fingerprint()) == 16
+    odd.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"\\xff.png cannot be read"):
+        ImageFolder(tmp_path, 8)[0]
 
 
 @pytest.mark.parametrize(("argument", "value"), [("size", 0), ("limit", 0), ("start", -1), ("on_bad_image", "ignore")])

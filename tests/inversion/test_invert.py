@@ -15,7 +15,8 @@ from asyrp_lit.data.latents import LatentStore, from_uint8, to_uint8
 from asyrp_lit.data.source import ImageItem
 from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod, make_time_grid
-from asyrp_lit.inversion.invert import fill_store, invert_images, make_store_key, sample_pred_x0
+from asyrp_lit.inversion.fill import fill_store, make_store_key
+from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 
 ALPHAS = make_alphas_cumprod()

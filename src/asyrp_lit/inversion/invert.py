@@ -1,19 +1,15 @@
-"""DDIM inversion, x_0 -> x_T (Song et al. 2021, section 4.3), and the stores that it fills."""
+"""DDIM inversion, x_0 -> x_T (Song et al. 2021, section 4.3), and P_t of the way back."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from asyrp_lit.data.latents import LatentStore, StoreKey, from_uint8, to_uint8
-from asyrp_lit.data.source import ImageItem, ImageSource
 from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim, step_inversion
-from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod
+from asyrp_lit.diffusion.schedule import gather_alpha_bar
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Coef, Images, Table
 
@@ -96,121 +92,3 @@ def sample_pred_x0(
             found[t] = compute_pred_x0(x_t, eps, alphas[0])
         x_t = step_ddim(x_t, eps, *alphas)
     return torch.stack([found[t] for t in timesteps], dim=1)
-
-
-def make_store_key(
-    model: HSpaceUNet,
-    source: ImageSource,
-    num_steps: int,
-    t_0: int,
-    precision: str = "32-true",
-    pred_x0_steps: Sequence[int] = (),
-) -> StoreKey:
-    """The key of the latents of a source under a network; arguments as in ``StoreKey``.
-
-    Raises:
-        ValueError: the source's images are not of the network's size, or a value is out of range.
-    """
-    if source.size != model.image_size:
-        raise ValueError(f"{model.name} takes images of {model.image_size} px, got {source.size} px from {source.name}")
-    return StoreKey(
-        base_model=model.name,
-        base_fingerprint=model.fingerprint(),
-        source=source.name,
-        source_fingerprint=source.fingerprint(),
-        image_size=source.size,
-        num_steps=num_steps,
-        t_0=t_0,
-        precision=precision,
-        pred_x0_steps=tuple(pred_x0_steps),
-    )
-
-
-def fill_store(
-    model: HSpaceUNet,
-    source: ImageSource,
-    store: LatentStore,
-    batch_size: int,
-    alphas_cumprod: Table | None = None,
-    shards: Collection[int] | None = None,
-    progress: bool = True,
-) -> list[int]:
-    """Compute the shards of a store that are missing or corrupt, on the device of the network.
-
-    Whole shards at a time, and in batches that begin with each shard: its bytes depend on store and ``batch_size``, not
-    on where an earlier run was killed or who computes it. Whatever interrupts it, only whole shards are on disk.
-
-    Args:
-        model: the frozen network.
-        source: the store's images.
-        store: what to fill; takes the lock only if the caller does.
-        batch_size: images per pass.
-        alphas_cumprod: the schedule; ``None`` for DDPM's linear one.
-        shards: the share of this process; ``None`` for all.
-        progress: whether to show a bar over images.
-
-    Returns:
-        The shards that it computed.
-
-    Raises:
-        ValueError: ``batch_size`` is below 1, or source or network are not the store's.
-        FloatingPointError: an image's latents are not finite; earlier shards are kept.
-        OSError: the disk is full.
-    """
-    _check_fits(model, source, store, batch_size)
-    device = next(model.parameters()).device
-    schedule = (make_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod).to(device)
-    share = range(store.num_shards) if shards is None else sorted(shards)
-    missing = store.missing_shards(share)
-    total, todo = (sum(len(store.shard_indices(k)) for k in numbers) for numbers in (share, missing))
-    description = f"invert {store.key.source}"
-    with tqdm(total=total, initial=total - todo, desc=description, unit="img", disable=not progress or not todo) as bar:
-        for k in missing:
-            parts = []
-            for indices in _split(store.shard_indices(k), batch_size):
-                parts.append(_invert_items(model, [source[i] for i in indices], store, indices, schedule))
-                bar.update(len(indices))
-            store.write_shard(k, {name: torch.cat([part[name] for part in parts]) for name in store.specs})
-    return missing
-
-
-def _split(indices: range, batch_size: int) -> Iterator[range]:
-    for first in range(0, len(indices), batch_size):
-        yield indices[first : first + batch_size]
-
-
-def _invert_items(
-    model: HSpaceUNet, items: Sequence[ImageItem], store: LatentStore, indices: Sequence[int], alphas_cumprod: Table
-) -> dict[str, Tensor]:
-    """One batch as the store wants it; inverts the 8-bit images that are stored."""
-    device, key = alphas_cumprod.device, store.key
-    pixels = to_uint8(torch.stack([item.x_0 for item in items]))
-    low = key.precision == "bf16"
-    with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
-        result = invert_images(model, from_uint8(pixels).to(device), key.grid, alphas_cumprod, key.pred_x0_steps)
-    tensors = {"x_0": pixels, "x_T": result.x_T.cpu(), "labels": torch.stack([item.labels for item in items])}
-    if result.pred_x0 is not None:
-        tensors["pred_x0"] = result.pred_x0.half().cpu()
-    _check_finite(tensors, [store.item_keys[i] for i in indices])
-    return tensors
-
-
-def _check_finite(tensors: dict[str, Tensor], item_keys: Sequence[str]) -> None:
-    for name in {"x_T", "pred_x0"} & tensors.keys():
-        finite = tensors[name].isfinite().flatten(1).all(dim=1).tolist()
-        if bad := [item_key for item_key, fine in zip(item_keys, finite, strict=True) if not fine]:
-            raise FloatingPointError(
-                f"{name} is not finite for {', '.join(bad)}: the network's weights or these images are damaged, or the "
-                "precision is too low (try trainer.precision=32-true)"
-            )
-
-
-def _check_fits(model: HSpaceUNet, source: ImageSource, store: LatentStore, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    there = (store.key.base_model, store.key.source, store.key.image_size, store.item_keys)
-    given = (model.name, source.name, source.size, list(source.keys))
-    for what, wanted, got in zip(("network", "source", "image size", "image keys"), there, given, strict=True):
-        if wanted != got:
-            shown = "others" if isinstance(got, list) else f"{wanted} in the store, {got} given"
-            raise ValueError(f"{what} of the latent store {store.folder} differs ({shown}): make its key from these")

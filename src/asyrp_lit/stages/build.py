@@ -1,8 +1,6 @@
-"""From ``cfg`` to built parts: attribute, model, sources, stores, interval, judges."""
+"""From ``cfg`` to what all stages share: settings checked, attribute, model, sources, CLIP."""
 
 import logging
-import os
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
 
@@ -11,29 +9,21 @@ from hydra.utils import instantiate
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from asyrp_lit.data.latents import LatentStore
-from asyrp_lit.data.source import ImageSource
-from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
-from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
+from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import KINDS
-from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
-from asyrp_lit.hspace.published import PUBLISHED_IMAGE_SIZE, load_published_curves
-from asyrp_lit.inversion.invert import fill_store, make_store_key
-from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
+from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
-from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.sanity import check_eps_error, check_head_width
-from asyrp_lit.plots.curves import draw_lpips_curves
-from asyrp_lit.plots.save import save_figure
+from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.latents import build_sources
 
 log = logging.getLogger(__name__)
 
 #: Images on which a base model of unknown make is tried.
 CHECKED_IMAGES = 4
-#: Images per shard of a latent store.
-SHARD_SIZE = 32
 #: Whole numbers of the configuration and the least each may be.
 COUNTS = {
     "model.image_size": 1,
@@ -43,6 +33,7 @@ COUNTS = {
     "method.batch_size": 1,
     "inversion_batch_size": 1,
     "callbacks.preview_images": 1,
+    "latents.num_workers": 0,
 }
 
 
@@ -71,134 +62,11 @@ def check_settings(cfg: DictConfig) -> None:
         raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 5e-4 suits Adam")
 
 
-def pick_device(cfg: DictConfig) -> torch.device:
-    """The device that the trainer will use, for the stages before it.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none.
-    """
-    if cfg.trainer.accelerator != "gpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator is gpu, but PyTorch sees no CUDA device here: take trainer=cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # each process of DDP has its own
-
-
 def build_attribute(cfg: DictConfig) -> Attribute:
     """The attribute as it is meant on this model's domain."""
     values = OmegaConf.to_container(cfg.attr, resolve=True)
     assert isinstance(values, dict)
     return resolve_attribute({str(key): value for key, value in values.items()}, cfg.model.domain)
-
-
-def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> ImageSource:
-    """The images of a split; on labelled data those to which the attribute applies."""
-    node = cfg.data[split]
-    if "where" in node and node.where is None and attribute.where is not None:
-        return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
-    return instantiate(node)  # type: ignore[no-any-return]
-
-
-def build_store(
-    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, pred_x0_steps: tuple[int, ...] = ()
-) -> LatentStore:
-    """The latents of a source, computed where they are missing."""
-    method = cfg.method
-    precision = "bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true"
-    key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
-    num_labels = len(source[0].labels)
-    store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)
-    with store.lock():
-        if missing := store.missing_shards():
-            mebibytes = LatentStore.disk_bytes(key, len(source), num_labels) / 2**20
-            log.info("inverting into %s (%.1f MiB, %d shards to do)", store.folder, mebibytes, len(missing))
-            fill_store(model, source, store, cfg.inversion_batch_size)
-        else:
-            log.info("reusing the latents in %s", store.folder)
-    return store
-
-
-def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...]) -> LPIPSCurves:
-    """LPIPS curves of the first images of a source, kept beside the stores."""
-    num_images = min(max(1, cfg.interval.num_images), len(source))
-    key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0)
-    path = Path(cfg.paths.latents) / f"lpips-{num_images}-{key.folder_name()}.json"
-    if curves := load_curves(path):
-        return curves
-    device = pick_device(cfg)
-    x_0 = torch.stack([source[i].x_0 for i in range(num_images)]).to(device)
-    curves = measure_lpips_curves(model, x_0, grid, make_alphas_cumprod().to(device), load_lpips().to(device))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_curves(path, curves)
-    return curves
-
-
-def choose_curves(cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...]) -> LPIPSCurves:
-    """The published curves of the data set where it has some and ``interval.kind`` is lpips, else measured ones."""
-    published = OmegaConf.select(cfg, "data.curves")
-    if cfg.interval.kind == "measured" or published is None:
-        return measure_curves(cfg, model, source, grid)
-    log.info("interval from the published LPIPS curves of %s; interval=measured profiles anew", published)
-    if cfg.model.image_size != PUBLISHED_IMAGE_SIZE:
-        size = cfg.model.image_size
-        log.warning("they are of images of %d px, not %d px: interval=measured fits better", PUBLISHED_IMAGE_SIZE, size)
-    return load_published_curves(published)
-
-
-def check_edits(interval: Interval, grid: tuple[int, ...]) -> Interval:
-    """The interval, if any step of the grid lies in it.
-
-    Raises:
-        ValueError: none does.
-    """
-    if any(in_editing_phase(t, interval) for t in grid):
-        return interval
-    raise ValueError(
-        f"no step edits: the interval is {interval.t_start} >= t >= t_edit = {interval.t_edit}, the timesteps are "
-        f"{grid[0]} to {grid[-1]}; lower interval.t_edit (or interval.edit_threshold) or raise interval.t_start"
-    )
-
-
-def build_interval(
-    cfg: DictConfig, model: HSpaceUNet, source: ImageSource, grid: tuple[int, ...], cos_text: float, run: Path
-) -> Interval:
-    """The interval, and where it is from LPIPS curves their picture in the run folder.
-
-    Raises:
-        ValueError: the kind does not exist, or nothing lies in the interval.
-    """
-    chosen = cfg.interval
-    if chosen.kind == "fixed":
-        return check_edits(check_interval(chosen.t_edit, chosen.t_boost, chosen.t_start), grid)
-    if chosen.kind not in ("lpips", "measured"):
-        raise ValueError(f"interval.kind must be fixed, lpips or measured, got {chosen.kind!r}")
-    curves = choose_curves(cfg, model, source, grid)
-    t_edit, t_boost, _ = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
-    interval = check_edits(check_interval(t_edit, t_boost, chosen.t_start), grid)
-    figure = draw_lpips_curves(
-        curves.timesteps,
-        curves.pred_x0,
-        curves.x_t,
-        chosen.edit_threshold * cos_text,
-        chosen.boost_threshold,
-        *interval,
-    )
-    save_figure(figure, run / "interval.png")
-    return interval
-
-
-def choose_cached_steps(cfg: DictConfig, grid: tuple[int, ...], t_edit: int | None = None) -> tuple[int, ...]:
-    """Timesteps at which the train store keeps P_t: those from ``cache_pred_x0_from``, or t_edit if that is lower."""
-    lowest = cfg.method.cache_pred_x0_from
-    if lowest is None:
-        return ()
-    return tuple(t for t in grid if t >= (lowest if t_edit is None else min(lowest, t_edit)))
-
-
-def autocast_as(cfg: DictConfig) -> torch.autocast:
-    """The trainer's precision for what runs outside it."""
-    low = str(cfg.trainer.precision).startswith("bf16")
-    return torch.autocast(pick_device(cfg).type, torch.bfloat16, enabled=low)
 
 
 def build_clip(cfg: DictConfig) -> FrozenCLIP:
@@ -217,7 +85,7 @@ def build_clip(cfg: DictConfig) -> FrozenCLIP:
         ) from error
 
 
-def check_model(cfg: DictConfig, model: HSpaceUNet, source: ImageSource) -> None:
+def check_model(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> None:
     """See that a base model of unknown make denoises the first images of a source, and say how well.
 
     Raises:
@@ -225,6 +93,9 @@ def check_model(cfg: DictConfig, model: HSpaceUNet, source: ImageSource) -> None
     """
     chosen = cfg.model
     if chosen.max_eps_error is None:
+        return
+    if isinstance(source, RandomLatents):
+        log.info("%s: not tried on images, there are none", model.name)
         return
     images = [source[i].x_0 for i in range(min(CHECKED_IMAGES, len(source)))]
     x_0 = torch.stack(images).to(pick_device(cfg))
@@ -240,11 +111,11 @@ class Setup(NamedTuple):
     attribute: Attribute
     grid: tuple[int, ...]
     model: HSpaceUNet
-    sources: dict[str, ImageSource]
+    sources: dict[str, LatentSource]
 
 
 def build_setup(cfg: DictConfig) -> Setup:
-    """Attribute, time grid, frozen model and image sources."""
+    """Attribute, time grid, frozen model and what their latents come from."""
     check_settings(cfg)
     seed_everything(cfg.seed, verbose=False)
     attribute = build_attribute(cfg)
@@ -252,6 +123,6 @@ def build_setup(cfg: DictConfig) -> Setup:
     model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)
-    sources = {split: build_source(cfg, split, attribute) for split in ("train", "val")}
+    sources = build_sources(cfg, attribute)
     check_model(cfg, model, sources["train"])
     return Setup(attribute, grid, model, sources)

@@ -22,8 +22,10 @@ from asyrp_lit.metrics.sweep import judge_strengths
 from asyrp_lit.metrics.true_pairs import draw_true_pairs, true_pair_cosines
 from asyrp_lit.plots.grid import draw_grid
 from asyrp_lit.plots.save import save_figure
-from asyrp_lit.stages.build import autocast_as, build_attribute, build_clip, build_setup, build_store, pick_device
+from asyrp_lit.stages.build import build_attribute, build_clip, build_setup
+from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
+from asyrp_lit.stages.latents import build_store, write_image_lists
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ def evaluate(cfg: DictConfig) -> None:
             f"attr.name={info.attribute} for texts of your own"
         )
     attribute, grid, model, sources = build_setup(cfg)
+    write_image_lists(sources, run_folder())
     attribute = replace(attribute, src_text=info.src_text, trg_text=info.trg_text)
     direction, info = load_direction(path, model.fingerprint(), model.name)
     device = pick_device(cfg)

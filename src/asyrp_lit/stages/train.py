@@ -30,16 +30,12 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.stages.build import (
-    build_clip,
-    build_interval,
-    build_setup,
-    build_store,
-    choose_cached_steps,
-    pick_device,
-)
+from asyrp_lit.stages.build import build_clip, build_setup
+from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
+from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
+from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
@@ -53,9 +49,10 @@ UNJUDGED = (
 )
 
 
-#: What a resumed training may not change of its method; passes and the optimiser's settings are free.
+#: What a resumed training may not change of its method and latents; passes, workers, the optimiser's settings are free.
 FIXED_METHOD = (
     *("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.stagger", "method.loss"),
+    *("latents.kind", "latents.train", "latents.val", "latents.seed"),
     "seed",
 )
 
@@ -64,6 +61,7 @@ FIXED_METHOD = (
 def invert(cfg: DictConfig) -> None:
     """The latent stores of train and val, as training reads them unless its t_edit is below ``cache_pred_x0_from``."""
     setup = build_setup(cfg)
+    write_image_lists(setup.sources, run_folder())
     build_store(cfg, setup.model, setup.sources["train"], choose_cached_steps(cfg, setup.grid))
     build_store(cfg, setup.model, setup.sources["val"])
 
@@ -137,6 +135,7 @@ def train(cfg: DictConfig) -> None:
     run = Path(cfg.resume) if cfg.resume else run_folder()
     checkpoint = find_checkpoint(cfg)
     attribute, grid, model, sources = build_setup(cfg)
+    write_image_lists(sources, run)
     if cfg.model.domain == AVATARS and attribute.labels is None:
         log.warning(UNJUDGED, attribute.name)
     clip = build_clip(cfg).to(pick_device(cfg))

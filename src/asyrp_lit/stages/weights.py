@@ -41,7 +41,9 @@ def _make_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("list", help="every base model, where its weights are expected and whether they are there")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="such as paths.cache=/path")
     verb = verbs.add_parser("fetch", help="fetch the weights of a base model into the cache")
-    verb.add_argument("overrides", nargs="+", metavar="key=value", help="model=NAME, and others such as paths.cache=/path")
+    verb.add_argument(
+        "overrides", nargs="+", metavar="key=value", help="model=NAME, and others such as paths.cache=/path"
+    )
     return parser
 
 

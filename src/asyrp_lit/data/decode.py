@@ -1,0 +1,79 @@
+"""One encoded image, a file or its bytes, as a tensor: every kind of picture becomes (3, S, S) in [-1, 1]."""
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+#: What Pillow's readers raise on a broken file.
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
+
+
+def _reduce_to_8_bit(image: Image.Image) -> Image.Image:
+    """A grey image of 16-bit values (modes I;16 and I) as L: 65535 becomes 255. Pillow itself would clip."""
+    values = np.asarray(image)
+    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"pixels of mode {image.mode} have no known range; save it with 8 or 16 bits a channel")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; what is transparent shows white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _reduce_to_8_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _crop_and_resize(image: Image.Image, size: int) -> Image.Image:
+    """The centred square, resized in one step (the same as short side first, then crop, without the wide image)."""
+    width, height = image.size
+    short = min(image.size)
+    left, top = (width - short) / 2, (height - short) / 2
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+
+
+def load_image(image: str | Path | bytes, size: int, name: str | None = None) -> Float[Tensor, "3 size size"]:
+    """One encoded image as (3, S, S) float32 in [-1, 1]: upright, RGB, short side resized to ``size``, centre-cropped.
+
+    EXIF orientation is applied, transparency shows white, 16-bit grey is scaled, an animation gives its first frame.
+
+    Args:
+        image: path of any file that Pillow reads, or the bytes of one.
+        size: edge of the result in pixels.
+        name: what messages call it; ``None`` for the path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an image, is damaged, has pixels without a known range, or is too large to be safe.
+    """
+    name = name or ("of given bytes" if isinstance(image, bytes) else str(image))
+    try:
+        with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as file:
+            pixels = _crop_and_resize(_convert_to_rgb(ImageOps.exif_transpose(file)), size)
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image {name} has too many pixels ({error}); save a smaller copy") from error
+    except _READ_ERRORS as error:
+        hint = "replace or remove it, or leave it out with data.on_bad_image=skip"
+        reason = "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"image {name} cannot be read ({reason}); {hint}") from error
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+
+
+def looks_like_image(content: bytes) -> bool:
+    """Whether Pillow knows the format of these bytes; reads the header only."""
+    try:
+        with Image.open(BytesIO(content)):
+            return True
+    except (*_READ_ERRORS, Image.DecompressionBombError):
+        return False

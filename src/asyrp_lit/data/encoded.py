@@ -1,0 +1,136 @@
+"""Images that lie encoded on disk: what folders, LMDBs and data sets of the Hugging Face hub have in common."""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from asyrp_lit.data.decode import load_image
+from asyrp_lit.data.source import ImageItem
+from asyrp_lit.data.split import SeededPart, take_part
+
+log = logging.getLogger(__name__)
+
+#: Names of bad images that a warning spells out.
+_NAMED = 5
+
+
+class EncodedImages(ABC):
+    """An ``ImageSource`` without labels that decodes an image when it is asked for; can be pickled.
+
+    Subclasses list the keys and read the bytes of one.
+
+    Args:
+        path: where the images lie.
+        size: edge of every image in pixels.
+        on_bad_image: ``error`` raises when a damaged image is read; ``skip`` reads every image on opening, leaves the
+            damaged ones out and logs one warning.
+        name: for reports and folders; ``None`` takes that of the path.
+        limit: how many images of the sorted list to take; ``None`` takes all. Damaged ones count.
+        start: how many images to pass over first.
+        part: the part of the images that ``start`` and ``limit`` count in; ``None`` for all.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: an argument is out of range, or no image is left.
+    """
+
+    #: What messages call such a place.
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int,
+        on_bad_image: str = "error",
+        name: str | None = None,
+        limit: int | None = None,
+        start: int = 0,
+        part: SeededPart | None = None,
+    ) -> None:
+        if on_bad_image not in ("error", "skip"):
+            raise ValueError(f"on_bad_image must be error or skip, not {on_bad_image!r}")
+        if size < 1 or start < 0 or (limit is not None and limit < 1):
+            raise ValueError(f"size and limit must be 1 or more, start 0 or more; got {size=}, {limit=}, {start=}")
+        self.path = Path(path).expanduser()
+        self.size = size
+        self.name = name or self.path.resolve().name
+        self.keys = self._choose_keys(start, limit, part)
+        if on_bad_image == "skip":
+            self.keys = self._leave_out_bad()
+
+    @abstractmethod
+    def _list_keys(self, stop: int | None) -> list[str]:
+        """The first ``stop`` keys in their order, ``None`` for all; raises where there is none at all."""
+
+    @abstractmethod
+    def _read(self, key: str) -> bytes:
+        """The encoded image of a key."""
+
+    def _choose_keys(self, start: int, limit: int | None, part: SeededPart | None) -> list[str]:
+        if part is None:
+            found = self._list_keys(None if limit is None else start + limit)
+        else:
+            found = take_part(self._list_keys(None), part)
+        if keys := found[start:][:limit]:
+            return keys
+        of_part = "" if part is None else f" for {part.split}"
+        raise ValueError(
+            f"{self.kind} {self.path} has {len(found)} images{of_part}, start={start} leaves none; lower start"
+        )
+
+    def _leave_out_bad(self) -> list[str]:
+        good, bad = [], []
+        for key in self.keys:
+            try:
+                self._load(key)
+            except ValueError as error:
+                log.debug("%s", error)
+                bad.append(key)
+            else:
+                good.append(key)
+        if not good:
+            raise ValueError(f"none of the {len(bad)} images of {self.path} can be read; check the {self.kind}")
+        if bad:
+            named = ", ".join(map(printable, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
+            log.warning("left out %d of %d images of %s, unreadable: %s", len(bad), len(self), self.path, named)
+        return good
+
+    def _load(self, key: str) -> torch.Tensor:
+        return load_image(self._read(key), self.size, self._describe(key))
+
+    def _describe(self, key: str) -> str:
+        return f"{printable(key)} of {self.kind} {self.path}"
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Image ``index``; ``labels`` is empty."""
+        return ImageItem(self._load(self.keys[index]), torch.empty(0, dtype=torch.int64))
+
+    def fingerprint(self) -> str:
+        """Hex digits over the edge and, for every image in use, key, bytes and sha256 of the content.
+
+        Reads each of them once, on the first call.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256(f"{self.size} px\n".encode())
+        for key in self.keys:
+            content = self._read(key)
+            line = f"{key}\n{len(content)} {hashlib.sha256(content).hexdigest()}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()[:16]
+
+
+def printable(key: str) -> str:
+    """A key for messages: bytes that are no text, which file names and LMDB keys may have, as escapes."""
+    return key.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,0 +1,162 @@
+"""Latent stores filled: by inversion of images, or by sampling from random latents."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+
+import torch
+from tqdm import tqdm
+
+from asyrp_lit.data.batches import Batch, load_batches
+from asyrp_lit.data.latents import LatentStore, StoreKey, from_uint8, to_uint8
+from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.data.source import ImageSource
+from asyrp_lit.diffusion.schedule import make_alphas_cumprod
+from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.shapes import Table
+
+#: What the latents of a store come from.
+LatentSource = ImageSource | RandomLatents
+
+
+def make_store_key(
+    model: HSpaceUNet,
+    source: LatentSource,
+    num_steps: int,
+    t_0: int,
+    precision: str = "32-true",
+    pred_x0_steps: Sequence[int] = (),
+) -> StoreKey:
+    """The key of the latents of a source under a network; arguments as in ``StoreKey``.
+
+    Raises:
+        ValueError: the source's images are not of the network's size, or a value is out of range.
+    """
+    if source.size != model.image_size:
+        raise ValueError(f"{model.name} takes images of {model.image_size} px, got {source.size} px from {source.name}")
+    return StoreKey(
+        base_model=model.name,
+        base_fingerprint=model.fingerprint(),
+        source=source.name,
+        source_fingerprint=source.fingerprint(),
+        image_size=source.size,
+        num_steps=num_steps,
+        t_0=t_0,
+        precision=precision,
+        pred_x0_steps=tuple(pred_x0_steps),
+    )
+
+
+def fill_store(
+    model: HSpaceUNet,
+    source: LatentSource,
+    store: LatentStore,
+    batch_size: int,
+    alphas_cumprod: Table | None = None,
+    shards: Collection[int] | None = None,
+    progress: bool = True,
+    num_workers: int = 0,
+) -> list[int]:
+    """Compute the shards of a store that are missing or corrupt, on the device of the network.
+
+    Whole shards at a time, and in batches that begin with each shard: its bytes depend on store and ``batch_size``, not
+    on where an earlier run was killed or who computes it. Whatever interrupts it, only whole shards are on disk.
+
+    Args:
+        model: the frozen network.
+        source: the store's images.
+        store: what to fill; takes the lock only if the caller does.
+        batch_size: images per pass.
+        alphas_cumprod: the schedule; ``None`` for DDPM's linear one.
+        shards: the share of this process; ``None`` for all.
+        progress: whether to show a bar over images.
+        num_workers: processes that decode the next batches meanwhile; the store's bytes do not depend on it.
+
+    Returns:
+        The shards that it computed.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1, or source or network are not the store's.
+        FloatingPointError: an image's latents are not finite; earlier shards are kept.
+        OSError: the disk is full.
+    """
+    _check_fits(model, source, store, batch_size)
+    device = next(model.parameters()).device
+    schedule = (make_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod).to(device)
+    share = range(store.num_shards) if shards is None else sorted(shards)
+    missing = store.missing_shards(share)
+    total, todo = (sum(len(store.shard_indices(k)) for k in numbers) for numbers in (share, missing))
+    compute, verb = (_sample_batch, "sample") if isinstance(source, RandomLatents) else (_invert_batch, "invert")
+    name = f"{verb} {store.key.source}"
+    plan = {k: list(_split(store.shard_indices(k), batch_size)) for k in missing}
+    batches = load_batches(source, [indices for planned in plan.values() for indices in planned], num_workers)
+    bar = tqdm(total=total, initial=total - todo, desc=name, unit="img", disable=not progress or not todo)
+    with closing(batches), bar:
+        for k, planned in plan.items():
+            parts = []
+            for indices in planned:
+                parts.append(compute(model, next(batches), store, indices, schedule))
+                bar.update(len(indices))
+            store.write_shard(k, {name: torch.cat([part[name] for part in parts]) for name in store.specs})
+    return missing
+
+
+def _split(indices: range, batch_size: int) -> Iterator[range]:
+    for first in range(0, len(indices), batch_size):
+        yield indices[first : first + batch_size]
+
+
+def _lower_precision(store: LatentStore, device: torch.device) -> AbstractContextManager[object]:
+    """The precision of the network's passes that the store's key names."""
+    return torch.autocast(device.type, torch.bfloat16) if store.key.precision == "bf16" else nullcontext()
+
+
+def _invert_batch(
+    model: HSpaceUNet, batch: Batch, store: LatentStore, indices: Sequence[int], alphas_cumprod: Table
+) -> Batch:
+    """One batch of 8-bit images as the store wants it."""
+    device, key = alphas_cumprod.device, store.key
+    x_0 = from_uint8(batch["x_0"]).to(device)
+    with _lower_precision(store, device):
+        result = invert_images(model, x_0, key.grid, alphas_cumprod, key.pred_x0_steps)
+    found = {"x_T": result.x_T.cpu()}
+    if result.pred_x0 is not None:
+        found["pred_x0"] = result.pred_x0.half().cpu()
+    _check_finite(found, store, indices)
+    return batch | found
+
+
+def _sample_batch(
+    model: HSpaceUNet, batch: Batch, store: LatentStore, indices: Sequence[int], alphas_cumprod: Table
+) -> Batch:
+    """One batch of random x_T as the store wants it: x_0 is P_t of the last step, so the P_t kept cost no pass more."""
+    device, key = alphas_cumprod.device, store.key
+    timesteps = tuple(dict.fromkeys((*key.pred_x0_steps, key.grid[0])))
+    with _lower_precision(store, device):
+        pred_x0 = sample_pred_x0(model, batch["x_T"].to(device), timesteps, key.grid, alphas_cumprod).cpu()
+    found = {"x_0": pred_x0[:, -1]}
+    if key.pred_x0_steps:
+        found["pred_x0"] = pred_x0[:, : len(key.pred_x0_steps)].half()
+    _check_finite(found, store, indices)
+    return batch | found | {"x_0": to_uint8(found["x_0"])}
+
+
+def _check_finite(found: Batch, store: LatentStore, indices: Sequence[int]) -> None:
+    for name, tensor in found.items():
+        finite = tensor.isfinite().flatten(1).all(dim=1).tolist()
+        if bad := [store.item_keys[i] for i, fine in zip(indices, finite, strict=True) if not fine]:
+            raise FloatingPointError(
+                f"{name} is not finite for {', '.join(bad)}: the network's weights or these images are damaged, or the "
+                "precision is too low (try trainer.precision=32-true)"
+            )
+
+
+def _check_fits(model: HSpaceUNet, source: LatentSource, store: LatentStore, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    there = (store.key.base_model, store.key.source, store.key.image_size, store.item_keys)
+    given = (model.name, source.name, source.size, list(source.keys))
+    for what, wanted, got in zip(("network", "source", "image size", "image keys"), there, given, strict=True):
+        if wanted != got:
+            shown = "others" if isinstance(got, list) else f"{wanted} in the store, {got} given"
+            raise ValueError(f"{what} of the latent store {store.folder} differs ({shown}): make its key from these")

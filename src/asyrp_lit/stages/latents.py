@@ -1,0 +1,93 @@
+"""From ``cfg`` to latents: image sources, their lists, and the stores that are filled from them."""
+
+import logging
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from asyrp_lit.data.latent_shards import write_atomically
+from asyrp_lit.data.latents import LatentStore, from_uint8
+from asyrp_lit.data.open_images import find_shared
+from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.hspace.attribute import Attribute
+from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.shapes import Images
+
+log = logging.getLogger(__name__)
+
+#: Images per shard of a latent store.
+SHARD_SIZE = 32
+#: What follows from images that both splits have.
+SHARED = "the metrics say little about new images"
+
+
+def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> LatentSource:
+    """The images of a split, on labelled data those to which the attribute applies; or random latents in their place.
+
+    Raises:
+        ValueError: the kind of latents does not exist.
+    """
+    if cfg.latents.kind == "random":
+        return RandomLatents(split, cfg.latents[split], cfg.model.image_size, cfg.latents.seed)
+    if cfg.latents.kind != "inverted":
+        raise ValueError(f"latents.kind must be inverted or random, got {cfg.latents.kind!r}")
+    node = cfg.data[split]
+    if "where" in node and node.where is None and attribute.where is not None:
+        return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
+    return instantiate(node)  # type: ignore[no-any-return]
+
+
+def build_sources(cfg: DictConfig, attribute: Attribute) -> dict[str, LatentSource]:
+    """The images of train and val; warns where they have some in common."""
+    sources = {split: build_source(cfg, split, attribute) for split in ("train", "val")}
+    if shared := find_shared(sources["train"], sources["val"]):
+        log.warning("%d of %d val images are train images too: %s", len(shared), len(sources["val"]), SHARED)
+    return sources
+
+
+def write_image_lists(sources: dict[str, LatentSource], run: Path) -> None:
+    """Which images each split has, one key a line, into the run folder."""
+    for split, source in sources.items():
+        lines = "".join(f"{key}\n" for key in source.keys)
+        write_atomically(run / f"images-{split}.txt", lines.encode(errors="surrogateescape"))
+
+
+def build_store(
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, pred_x0_steps: tuple[int, ...] = ()
+) -> LatentStore:
+    """The latents of a source, computed where they are missing."""
+    method = cfg.method
+    precision = "bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true"
+    key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
+    num_labels = len(source[0].labels)
+    store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)
+    with store.lock():
+        if missing := store.missing_shards():
+            mebibytes = LatentStore.disk_bytes(key, len(source), num_labels) / 2**20
+            verb = "sampling" if isinstance(source, RandomLatents) else "inverting"
+            log.info("%s into %s (%.1f MiB, %d shards to do)", verb, store.folder, mebibytes, len(missing))
+            fill_store(model, source, store, cfg.inversion_batch_size, num_workers=cfg.latents.num_workers)
+        else:
+            log.info("reusing the latents in %s", store.folder)
+    return store
+
+
+def choose_cached_steps(cfg: DictConfig, grid: tuple[int, ...], t_edit: int | None = None) -> tuple[int, ...]:
+    """Timesteps at which the train store keeps P_t: those from ``cache_pred_x0_from``, or t_edit if that is lower."""
+    lowest = cfg.method.cache_pred_x0_from
+    if lowest is None:
+        return ()
+    return tuple(t for t in grid if t >= (lowest if t_edit is None else min(lowest, t_edit)))
+
+
+def load_first_images(
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], num_images: int
+) -> Images:
+    """The first images of a source; of random latents those that the network made, from the train store."""
+    if not isinstance(source, RandomLatents):
+        return torch.stack([source[i].x_0 for i in range(num_images)])
+    store = build_store(cfg, model, source, choose_cached_steps(cfg, grid))
+    return from_uint8(torch.stack([store[i]["x_0"] for i in range(num_images)]))

@@ -34,7 +34,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     UNet2DModel(16, block_out_channels=(32, 64), layers_per_block=1, **blocks).save_pretrained(folder)
-    return ("model=folder", f"model.build.folder={folder}", "model.domain=avatars")
+    return ("model=custom", f"model.weights={folder}", "model.image_size=16", "model.domain=avatars")
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_name_that_tells_nothing_is_helped_by_overrides(scripts, base, release
         (["{file}", "{base}", "attr=smilling"], "Could not find 'attr/smilling'"),
         (["{file}", "{base}", "costext=0.9"], "Could not override 'costext'"),
         (["{file}", "{dog}", "{base}", "cos_text=0.9"], "cos_text belongs to one attribute"),
-        (["{file}", "{base}", "cos_text=-1", "model.build.folder=/nowhere"], "/nowhere/config.json does not exist"),
+        (["{file}", "{base}", "cos_text=-1", "model.weights=/nowhere"], "model.weights=/nowhere does not exist"),
         (
             ["{dog}", "cos_text=0.9", "model=ddpmpp_celeba"],
             "was trained on iddpm_afhq and means nothing on ddpmpp_celeb",

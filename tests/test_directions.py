@@ -14,7 +14,7 @@ from asyrp_lit.hspace.direction import read_direction, read_direction_info
 from asyrp_lit.hspace.published import PUBLISHED_CURVES
 from asyrp_lit.losses.clip import load_avatars_clip
 from asyrp_lit.losses.directional import compute_cos_text
-from asyrp_lit.stages import released_import
+from asyrp_lit.stages import build
 
 SMILING = "smiling_LC_CelebA_HQ_t999_ninv40_ngen40_0.pth"
 DOG = "dog_happy_LC_dog_t999_ninv40_ngen40_0.pth"
@@ -202,7 +202,7 @@ def clip_cache(tmp_path):
 
 def test_cos_text_is_computed_where_clip_is_at_hand(scripts, base, released, clip_cache, monkeypatch):
     clip, asked = load_avatars_clip(), []
-    monkeypatch.setattr(released_import, "load_clip", lambda *call: asked.append(call) or clip)
+    monkeypatch.setattr(build, "load_clip", lambda *call: asked.append(call[:2]) or clip)
     words = (*base, f"paths.cache={released}/cache", f"out={released}")
     assert run(scripts, "import", released / SMILING, released / DOG, *words).code == 0
     assert asked == [("ViT-B-16-quickgelu", str(clip_cache))]
@@ -210,6 +210,12 @@ def test_cos_text_is_computed_where_clip_is_at_hand(scripts, base, released, cli
     loss = read_direction_info(released / "smiling.safetensors").loss
     assert loss["cos_text"] == pytest.approx(cos_text, abs=1e-4)
     assert loss["cos_text_from"] == "ViT-B-16-quickgelu/openai"
+
+
+def test_damaged_clip_weights_are_named(scripts, base, released):
+    (released / "clip.pt").write_bytes(b"no weights")
+    message = fail(scripts, "import", released / SMILING, *base, f"clip.weights={released}/clip.pt")
+    assert f"CLIP ViT-B-16-quickgelu cannot be loaded from '{released}/clip.pt'" in message
 
 
 def test_without_clip_cos_text_is_asked_for_and_nothing_is_downloaded(scripts, base, released, monkeypatch):

@@ -17,9 +17,10 @@ from asyrp_lit.hspace.interval import check_interval, choose_interval
 from asyrp_lit.hspace.published import PUBLISHED_CURVES, load_published_curves
 from asyrp_lit.hspace.released import ReleasedDirection, check_widths, read_released
 from asyrp_lit.hspace.released_names import CATEGORIES, ReleasedName, check_base_model, parse_released_name
-from asyrp_lit.losses.clip import FrozenCLIP, find_clip_weights, load_clip
+from asyrp_lit.losses.clip import FrozenCLIP, find_clip_weights
 from asyrp_lit.losses.directional import compute_cos_text
 from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.stages.build import build_clip
 from asyrp_lit.stages.guard import raise_failed, try_each
 
 log = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class TextCosine:
                 f"t_edit needs the cosine of the texts {texts}, and the weights of CLIP {chosen.name} are not in "
                 f"{chosen.cache}: add cos_text=NUMBER, or clip.weights=/path/to/file"
             )
-        return load_clip(chosen.name, str(file))
+        return build_clip(OmegaConf.merge(self.cfg, {"clip": {"weights": str(file)}}))  # type: ignore[arg-type]
 
 
 def choose_imported_interval(

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from asyrp_lit.hspace.attribute import resolve_attribute
 from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_direction
+from asyrp_lit.hspace.published import PUBLISHED_CURVES
 from asyrp_lit.models.weights import find_weights
 from asyrp_lit.training.objective import LossRecipe
 
@@ -68,6 +69,21 @@ def test_a_preset_of_the_portraits_names_its_attribute_and_wins_over_the_model(n
     assert cfg.interval.t_start != model.interval.t_start
     assert cfg.interval.edit_threshold != model.interval.edit_threshold
     assert compose("train", [f"experiment={name}", "interval.t_start=700"]).interval.t_start == 700
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS["experiment"] if name.startswith("paper_")])
+def test_a_preset_of_the_paper_has_its_recipe_and_attributes_that_exist(name):
+    whole = compose("train", [f"experiment={name}"], return_hydra_config=True)
+    method, loss = whole.method, whole.method.loss
+    assert (whole.data.train.limit, method.num_steps, method.passes, method.batch_size) == (1000, 40, 1, 1)
+    assert (method.optimizer._target_, method.optimizer.lr, method.stagger) == ("torch.optim.SGD", 0.5, False)
+    assert (loss.w_clip, loss.w_l1, loss.w_keep) == (1.2 if "neanderthal" in name else 0.8, 3.0, 0.0)
+    assert (whole.interval.kind, whole.interval.t_start) == ("lpips", 1000)
+    assert whole.data.curves in PUBLISHED_CURVES
+    attributes = whole.hydra.sweeper.params.attr.split(",")
+    assert whole.attr.name in attributes
+    assert set(attributes) <= set(GROUPS["attr"])
+    assert choose("train", f"experiment={name}", "attr=sad").attr == "sad"
 
 
 @pytest.mark.parametrize("network", GROUPS["network"])

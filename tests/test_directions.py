@@ -61,7 +61,7 @@ def test_an_import_fills_in_what_name_and_curves_tell(scripts, base, released):
     assert (info.t_edit, info.t_boost, info.t_start, info.num_steps) == (513, 167, 1000, 40)
     assert info.loss == {"cos_text": 0.899, "cos_text_from": "given", "curves": "celeba"}
     assert (info.source["format"], info.source["file"]) == ("released", SMILING)
-    assert "was trained on ddpmpp_celeba: is folder the same network?" in outcome.text
+    assert "was trained on ddpmpp_celeba: is custom the same network?" in outcome.text
 
 
 def test_export_gives_the_imported_tensors_back(scripts, base, released):

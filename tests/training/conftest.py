@@ -15,7 +15,7 @@ from asyrp_lit.data.source import ImageItem
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.f_t import DDPMDelta
-from asyrp_lit.inversion.invert import fill_store, make_store_key
+from asyrp_lit.inversion.fill import fill_store, make_store_key
 from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation, build_avatars_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.training.asyrp import AsyrpModule

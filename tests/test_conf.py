@@ -1,5 +1,6 @@
 """The configuration tree: every choice composes, resolves and means what its name says."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from huggingface_hub import constants
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from asyrp_lit.hspace.attribute import resolve_attribute
 from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_direction
@@ -17,6 +19,7 @@ from asyrp_lit.models.weights import find_weights
 from asyrp_lit.training.objective import LossRecipe
 
 CONF = Path(__file__).parents[1] / "conf"
+GOLDENS = Path(__file__).parent / "goldens"
 FOLDERS = [folder for folder in CONF.iterdir() if folder.is_dir()]
 GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in FOLDERS}
 TEXTS = ("attr.src_text=a person", "attr.trg_text=a clown")
@@ -122,6 +125,25 @@ def test_a_model_knows_where_its_weights_are_looked_for(model, tmp_path, monkeyp
     cfg = compose("train", [f"model={model}", f"paths.cache={tmp_path}"])
     with pytest.raises(FileNotFoundError, match=rf"base model {model} needs .*model\.weights="):
         find_weights(model, cfg.model.weights, instantiate(cfg.model.get("source")), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "iddpm", "adm"])
+def test_a_custom_checkpoint_gives_the_released_eps(name, tmp_path):
+    meta = json.loads((GOLDENS / f"{name}.json").read_text())
+    tensors = load_file(GOLDENS / f"{name}.safetensors")
+    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    torch.save(weights, tmp_path / "mine.pt")
+    given = meta["constructor"]
+    options = [
+        f"model.weights={tmp_path}/mine.pt",
+        f"model.image_size={given['image_size']}",
+        f"paths.cache={tmp_path}",
+    ]
+    if "num_head_channels" in given:
+        options.append(f"model.num_head_channels={given['num_head_channels']}")
+    model = instantiate(compose("train", ["model=custom", *options]).model.build)
+    for t, eps in zip(meta["t_list"], tensors["eps"], strict=True):
+        assert (model(tensors["x_t"], torch.full((2,), t)) - eps).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate"])

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from asyrp_lit.hspace import direction as direction_module
+from asyrp_lit import files
 from asyrp_lit.hspace.direction import (
     KINDS,
     DirectionInfo,
@@ -135,13 +135,19 @@ def test_the_metadata_is_json_that_a_person_can_read(tmp_path):
     assert (metadata["src_text"], metadata["t_edit"], metadata["base_model"]) == ("face", info.t_edit, "tiny")
 
 
+def test_others_may_read_a_direction_as_far_as_the_umask_lets_them(tmp_path):
+    write_direction(tmp_path / "a.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     first, _ = write_direction(tmp_path / "a.safetensors")
 
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(direction_module.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match=r"cannot write the direction .*a\.safetensors: No space left.*free some space"):
         write_direction(tmp_path / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

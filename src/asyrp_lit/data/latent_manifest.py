@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from asyrp_lit.data.latent_shards import write_atomically
 from asyrp_lit.diffusion.schedule import make_time_grid
+from asyrp_lit.files import write_atomically
 
 FORMAT_VERSION = 1
 PRECISIONS = ("32-true", "bf16")

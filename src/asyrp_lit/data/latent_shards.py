@@ -1,9 +1,7 @@
 """One shard of a latent store as a file: safetensors that carry their own checksum, written atomically."""
 
 import hashlib
-import os
 import re
-import secrets
 from pathlib import Path
 
 from safetensors.torch import save
@@ -60,34 +58,3 @@ def has_size(path: Path, data_bytes: int) -> bool:
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     return path.stat().st_size == 8 + header_bytes + data_bytes
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file so that it is whole or not there, whatever kills this process.
-
-    What earlier, killed writers of the same file left behind is removed. When two processes write the same bytes at
-    once, the second to finish finds the work done.
-
-    Raises:
-        OSError: the disk is full or not writable; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        _move(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
-def _move(temporary: Path, path: Path) -> None:
-    try:
-        temporary.replace(path)
-    except FileNotFoundError:
-        # A writer of the same file was quicker and took ours for a leftover.
-        if not path.exists():
-            raise

@@ -29,7 +29,8 @@ from asyrp_lit.data.latent_manifest import (
     read_manifest,
     settle_manifest,
 )
-from asyrp_lit.data.latent_shards import has_size, is_intact, pack_shard, write_atomically
+from asyrp_lit.data.latent_shards import has_size, is_intact, pack_shard
+from asyrp_lit.files import write_atomically
 
 __all__ = ["LatentStore", "StoreKey", "from_uint8", "to_uint8"]
 

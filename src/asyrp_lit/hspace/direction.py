@@ -1,8 +1,6 @@
 """Directions in h-space: one protocol, and a file that says what a direction is for."""
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta
 from asyrp_lit.hspace.free_delta import GlobalDelta, PerTimestepDelta
 from asyrp_lit.shapes import BottleneckH, TimeEmbedding, Timesteps
@@ -107,17 +106,10 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: the disk takes no more.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            Path(file.name).unlink()
-            raise OSError(
-                f"cannot write the direction {path}: {error.strerror}; free some space and save again"
-            ) from error
-    Path(file.name).replace(path)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise OSError(f"cannot write the direction {path}: {error.strerror}; free some space and save again") from error
 
 
 def read_direction_info(path: Path) -> DirectionInfo:

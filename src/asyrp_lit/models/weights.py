@@ -105,7 +105,9 @@ class HubFolder:
             OSError: the disk is full.
         """
         try:
-            return fetch_folder(self.repository, self.revision)
+            folder = fetch_folder(self.repository, self.revision)
+            log.info("base model %s: %s; model.source.revision=%s stays with it", name, folder, folder.name)
+            return folder
         except FETCH_ERRORS as error:
             _raise_if_local(error)
             raise FileNotFoundError(

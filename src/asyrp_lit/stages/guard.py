@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from asyrp_lit.data.latent_shards import write_atomically
+from asyrp_lit.files import write_atomically
 
 log = logging.getLogger(__name__)
 In = TypeVar("In")

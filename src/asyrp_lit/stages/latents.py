@@ -7,10 +7,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from asyrp_lit.data.latent_shards import write_atomically
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import find_shared
 from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
 from asyrp_lit.models.hspace_unet import HSpaceUNet

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save
 from torch import Tensor
 
-from asyrp_lit.data.latent_shards import write_atomically
+from asyrp_lit.files import write_atomically
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.metrics.quality import draw_samples, judge_clip, judge_oracle, judge_unet
 from asyrp_lit.models.hspace_unet import HSpaceUNet

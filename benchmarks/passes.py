@@ -16,6 +16,7 @@ from asyrp_lit.data.latent_loader import LatentBatch
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.editing.strips import sample_strengths
 from asyrp_lit.hspace.direction import direction_arguments, make_direction
 from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
 from asyrp_lit.inversion.profile import measure_lpips_curves
@@ -30,6 +31,7 @@ GRID = make_time_grid(10)
 INTERVAL = Interval(t_edit=500, t_boost=200)
 NUM_EDITED = sum(t >= INTERVAL.t_edit for t in GRID)
 BATCH = 2
+SEEDS = [0, 1]
 SIZE = 16
 
 
@@ -115,11 +117,18 @@ def main() -> int:
             lambda model: sample_images(model, x, GRID, alphas_cumprod, build_direction(model), INTERVAL),
             (n, n + NUM_EDITED),
         ),
+        "editing at 4 strengths and the reconstruction": (
+            lambda model: sample_strengths(
+                *(model, x, GRID, alphas_cumprod, build_direction(model), INTERVAL), (None, -1.0, 0.5, 1.0, 1.5), SEEDS
+            ),
+            # The first step is one for all: one encode, one eps and four edits.
+            (1 + 5 * (n - 1), 5 + (n - 1) * 5 + (NUM_EDITED - 1) * 4),
+        ),
         "training, cached trajectory": (lambda model: run_module(model, cached=True), (NUM_EDITED, 2 * NUM_EDITED)),
         "training, trajectory followed": (run_module, (2 * NUM_EDITED, 3 * NUM_EDITED)),
         "validation (reconstruction and edit)": (
             lambda model: run_module(model, validate=True),
-            (2 * n, 2 * n + NUM_EDITED),
+            (2 * n - 1, 2 * n - 1 + NUM_EDITED),
         ),
     }
     print(f"{n} steps, {NUM_EDITED} of them with t >= t_edit; passes per image\n")

@@ -9,7 +9,7 @@ from asyrp_lit.diffusion.asyrp import Interval, make_noise, step_asyrp
 from asyrp_lit.diffusion.ddim import step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing import sample as sample_module
-from asyrp_lit.editing.sample import EDIT_ALWAYS, descend, sample_images
+from asyrp_lit.editing.sample import EDIT_ALWAYS, check_process, descend, sample_images
 from asyrp_lit.hspace.combine import Scaled
 from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.inversion.invert import invert_images
@@ -144,3 +144,40 @@ def test_what_is_inverted_and_sampled_comes_back_the_better_the_finer_the_grid(m
         errors.append(float((sample_images(model, x_T, grid, ALPHAS) - x_0).abs().mean()))
     assert errors[2] < errors[1] < errors[0]
     assert errors[2] < 0.02
+
+
+def test_a_symmetric_edit_is_ddim_with_the_edited_noise(model, direction, x_T):
+    edit = sample_images(model, x_T, GRID, ALPHAS, direction, EDIT_ALWAYS, process="symmetric")
+    x = x_T
+    with torch.no_grad():
+        for t, t_prev in descend(GRID):
+            steps = torch.full((len(x),), t)
+            alphas = [gather_alpha_bar(ALPHAS, s) for s in (steps, torch.full_like(steps, t_prev))]
+            bottleneck = model.encode(x, steps)
+            x = step_ddim(x, model.decode(bottleneck, direction(bottleneck.h, bottleneck.temb, steps)), *alphas)
+    assert_close(edit, x, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(edit, sample_images(model, x_T, GRID, ALPHAS, direction), atol=1e-3)
+
+
+def test_a_direction_in_eps_space_adds_to_eps_without_a_decode(model, x_T):
+    def propose(eps, temb, t):
+        return 0.1 * eps
+
+    propose.space = "eps"
+    model.passes.update(encode=0, decode=0)
+    edit = sample_images(model, x_T, GRID, ALPHAS, propose)
+    assert model.passes == {"encode": 15, "decode": 15}
+    x = x_T
+    with torch.no_grad():
+        for t, t_prev in descend(GRID):
+            steps = torch.full((len(x),), t)
+            alphas = [gather_alpha_bar(ALPHAS, s) for s in (steps, torch.full_like(steps, t_prev))]
+            eps = model(x, steps)
+            x = step_asyrp(x, eps, 1.1 * eps, *alphas)
+    assert_close(edit, x, atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_process_is_refused():
+    assert check_process("symmetric") == "symmetric"
+    with pytest.raises(ValueError, match="process must be one of asymmetric, symmetric, got 'both'"):
+        check_process("both")

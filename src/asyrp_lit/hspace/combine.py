@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asyrp_lit.hspace.direction import Direction
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
+from asyrp_lit.hspace.direction import Direction, Space, get_space
 from asyrp_lit.shapes import BottleneckH, TimeEmbedding, Timesteps
 
 
@@ -43,6 +44,81 @@ class Scaled:
         self.direction = direction
         self.strength = strength
 
+    @property
+    def space(self) -> Space:
+        """That of the direction."""
+        return get_space(self.direction)
+
     def __call__(self, h: BottleneckH, temb: TimeEmbedding, t: Timesteps) -> BottleneckH:
         """strength * delta_h."""
         return self.strength * self.direction(h, temb, t)
+
+
+class Combined:
+    """Sums of directions, for one or several combinations of strengths at once.
+
+    The batch that it sees has ``copies`` blocks, one a combination: all images with the first strengths, then all
+    images with the second, and so on.
+
+    Args:
+        directions: one or more of one space, each for strength 1.
+        strengths: for every copy one number a direction.
+        normalise: whether sums of n directions are divided by sqrt(n), as the paper's are.
+        intervals: for every direction the timesteps at which it takes part; ``None`` for all.
+        mask: (1, 1, H, W) in [0, 1], the share of delta_h that each place of h gets; ``None`` for all of it.
+
+    Raises:
+        ValueError: no direction or combination, another number of strengths or intervals, one that is not finite, or
+            directions of h-space and of eps-space together.
+    """
+
+    def __init__(
+        self,
+        directions: Sequence[Direction],
+        strengths: Sequence[Sequence[int | float]],
+        normalise: bool = True,
+        intervals: Sequence[Interval] | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        if not directions or not strengths:
+            raise ValueError(f"give at least one direction and one strength, not {len(directions)}, {len(strengths)}")
+        for row in strengths:
+            if len(row) != len(directions):
+                raise ValueError(f"{len(directions)} directions need {len(directions)} strengths, got {list(row)}")
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"a strength must be a finite number, got {list(row)}")
+        if intervals is not None and len(intervals) != len(directions):
+            raise ValueError(f"{len(directions)} directions need {len(directions)} intervals, got {len(intervals)}")
+        if len({get_space(direction) for direction in directions}) > 1:
+            raise ValueError("directions of h-space and of eps-space cannot be added: edit with one kind at a time")
+        self.directions = list(directions)
+        self.strengths = [[float(strength) for strength in row] for row in strengths]
+        self.normalise = normalise
+        self.intervals = intervals
+        self.mask = mask
+
+    @property
+    def copies(self) -> int:
+        """How many combinations of strengths."""
+        return len(self.strengths)
+
+    @property
+    def space(self) -> Space:
+        """That of the directions."""
+        return get_space(self.directions[0])
+
+    def find_edited(self, num_samples: int) -> Timesteps:
+        """Indices of the samples, of ``num_samples`` in ``copies`` blocks, with a strength other than 0."""
+        edited = torch.tensor([any(row) for row in self.strengths]).repeat_interleave(num_samples // self.copies)
+        return edited.nonzero().flatten()
+
+    def __call__(self, h: BottleneckH, temb: TimeEmbedding, t: Timesteps) -> BottleneckH:
+        """The sum for every sample's own combination."""
+        per_copy = torch.tensor(self.strengths).repeat_interleave(len(h) // self.copies, dim=0).to(h)
+        strengths = [column.view(-1, 1, 1, 1) for column in per_copy.T]
+        if self.intervals is not None:
+            phases = [torch.as_tensor(in_editing_phase(t, interval)) for interval in self.intervals]
+            strengths = [s * phase.view(-1, 1, 1, 1) for s, phase in zip(strengths, phases, strict=True)]
+        deltas = [direction(h, temb, t) for direction in self.directions]
+        total = combine_deltas(deltas, strengths, self.normalise)
+        return total if self.mask is None else total * self.mask.to(total)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,12 +20,22 @@ FORMAT_VERSION = 1
 _METADATA_KEY = "asyrp_lit"
 
 
+#: What a direction moves: the bottleneck h, or eps itself (the paper's baseline).
+Space = Literal["h", "eps"]
+
+
 @runtime_checkable
 class Direction(Protocol):
-    """Anything that proposes a delta_h for a bottleneck."""
+    """Anything that proposes a delta_h for a bottleneck; with an attribute ``space = "eps"`` a delta_eps for an eps."""
 
     def __call__(self, h: BottleneckH, temb: TimeEmbedding, t: Timesteps) -> BottleneckH:
         """delta_h with the shape of h, for strength 1."""
+
+
+def get_space(direction: Direction) -> Space:
+    """What a direction moves; h where it does not say."""
+    space: Space = getattr(direction, "space", "h")
+    return space
 
 
 #: Kind in a direction file -> class. Each is built from plain keyword arguments.

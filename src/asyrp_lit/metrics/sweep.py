@@ -8,8 +8,7 @@ from tqdm import tqdm
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
-from asyrp_lit.editing.sample import sample_images
-from asyrp_lit.editing.strips import name_strength, sample_strengths
+from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
 from asyrp_lit.hspace.direction import Direction
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -43,19 +42,18 @@ def judge_strengths(
     """
     alphas_cumprod = make_alphas_cumprod().to(device)
     found: list[dict[str, Images]] = []
-    per_batch = max(1, batch_size // len(panels))
+    per_batch = max(1, batch_size // (len(panels) + 1))
     with tqdm(total=len(store), desc="judge edits", unit="img") as bar:
         for first in range(0, len(store), per_batch):
             indices = range(first, min(first + per_batch, len(store)))
             items = [store[i] for i in indices]
             x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
             x_T = torch.stack([item["x_T"] for item in items]).to(device)
-            columns = {"reconstruction": sample_images(model, x_T, grid, alphas_cumprod)}
-            columns |= sample_strengths(
-                model, x_T, grid, alphas_cumprod, direction, interval, tuple(panels), list(indices)
+            columns = sample_strengths(
+                model, x_T, grid, alphas_cumprod, direction, interval, (None, *panels), list(indices)
             )
             for strength, panel in panels.items():
-                panel.update(x_0, columns["reconstruction"], columns[name_strength(strength)])
+                panel.update(x_0, columns[RECONSTRUCTION], columns[name_strength(strength)])
             found.append({name: images.float().cpu() for name, images in ({"source": x_0} | columns).items()})
             bar.update(len(indices))
     return {name: torch.cat([columns[name] for columns in found]) for name in found[0]}

@@ -31,6 +31,10 @@ class Bottleneck(NamedTuple):
             self.temb.repeat(times, 1),
         )
 
+    def select(self, rows: slice | Tensor) -> "Bottleneck":
+        """Some of the samples, by a slice or by int64 indices."""
+        return Bottleneck(self.h[rows], tuple(skip[rows] for skip in self.skips), self.temb[rows])
+
 
 class HSpaceUNet(nn.Module):
     """A frozen UNet2DModel in two halves; ``decode(encode(x, t))`` is bit-equal to its own forward.
@@ -115,12 +119,6 @@ class HSpaceUNet(nn.Module):
             sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample.to(unet.conv_out.weight.dtype))))
         eps: Images = sample[:, : unet.config.in_channels]
         return eps
-
-    def decode_both(self, bottleneck: Bottleneck, delta_h: BottleneckH) -> tuple[Images, Images]:
-        """Decode h (eps) and h + delta_h (eps_edit) in one batch; for inference, where neither needs a graph."""
-        repeated = bottleneck.repeat(2)
-        eps, eps_edit = self.decode(repeated, torch.cat([torch.zeros_like(delta_h), delta_h])).chunk(2)
-        return eps, eps_edit
 
     def forward(self, x_t: Images, t: Timesteps) -> Images:
         """eps, one whole pass."""

@@ -13,8 +13,8 @@ from asyrp_lit.data.latent_loader import LatentDataset
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
-from asyrp_lit.editing.sample import descend, sample_images
-from asyrp_lit.editing.strips import name_strength
+from asyrp_lit.editing.sample import descend, edit_eps
+from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
 from asyrp_lit.losses.clip import FrozenCLIP
 from asyrp_lit.losses.directional import directional_cosine, directional_loss, reconstruction_loss
 from asyrp_lit.losses.kept import KeptReadings
@@ -189,8 +189,7 @@ class AsyrpModule(LightningModule):
         with torch.no_grad():
             bottleneck = self.model.encode(x, steps)
             eps = self.model.decode(bottleneck).float()
-        delta_h = self.direction(bottleneck.h, bottleneck.temb, steps)
-        eps_edit = self.model.decode(bottleneck, delta_h).float()
+        eps_edit = edit_eps(self.model, bottleneck, eps, self.direction, steps)
         objective = self.compute_objective(compute_pred_x0(x, eps_edit, alphas[0]), pred_x0_source, source)
         self._update(objective.total.mean())
         return step_asyrp(x, eps, eps_edit.detach(), *alphas), objective
@@ -213,12 +212,11 @@ class AsyrpModule(LightningModule):
         if self.panel is None:
             return None
         seeds = [int(i) for i in batch.index]
-        common = (self.model, batch.x_T, self.grid, self.alphas_cumprod)
-        reconstruction = sample_images(*common)
-        edit = sample_images(*common, self.direction, self.interval, seeds)
+        common = (self.model, batch.x_T, self.grid, self.alphas_cumprod, self.direction, self.interval)
+        columns = sample_strengths(*common, (None, 1.0), seeds)
         real = batch.is_real
-        self.panel.update(batch.x_0[real], reconstruction[real], edit[real])
-        return {"source": batch.x_0, "reconstruction": reconstruction, name_strength(1.0): edit}
+        self.panel.update(batch.x_0[real], columns[RECONSTRUCTION][real], columns[name_strength(1.0)][real])
+        return {"source": batch.x_0} | columns
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all images of all processes."""

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from asyrp_lit.models import registry
+from asyrp_lit.models.convert_adm import config_from_adm
+from asyrp_lit.models.convert_ddpm import config_from_ddpm
 from asyrp_lit.models.registry import load_base_model, load_folder
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -79,6 +81,15 @@ def test_the_head_width_of_guided_diffusion_is_asked_for(tmp_path):
     torch.save(read_golden("adm")[2], tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"model\.pt: .*give model\.num_head_channels"):
         load(tmp_path / "model.pt", tmp_path, image_size=32)
+
+
+@pytest.mark.parametrize(("name", "is_adm"), [("ddpm", True), ("adm", False)])
+def test_a_checkpoint_of_the_other_family_is_named(tmp_path, name, is_adm):
+    torch.save(read_golden(name)[2], tmp_path / "model.pt")
+    make = config_from_adm if is_adm else config_from_ddpm
+    config = make(32, 32, (1, 2), 1, (16,))
+    with pytest.raises(ValueError, match=r"model\.pt: it has the keys of a .*, but this model is a "):
+        load(tmp_path / "model.pt", tmp_path, image_size=32, config=config)
 
 
 @pytest.mark.parametrize(

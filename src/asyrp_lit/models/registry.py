@@ -217,7 +217,11 @@ def convert_state_dict(state_dict: StateDict, config: UNetConfig) -> StateDict:
     """The UNet2DModel state dict of either key style.
 
     Raises:
-        ValueError: a key is left over or missing, or a shape differs.
+        ValueError: it is of the other family, a key is left over or missing, or a shape differs.
     """
-    convert = {"ddpm": convert_ddpm_state_dict, "adm": convert_adm_state_dict}[identify_style(state_dict)]
+    style, wanted = identify_style(state_dict), "adm" if config["flip_sin_to_cos"] else "ddpm"
+    if style != wanted:
+        families = {"ddpm": "a DDPM++", "adm": "a guided-diffusion network"}
+        raise ValueError(f"it has the keys of {families[style]}, but this model is {families[wanted]}")
+    convert = {"ddpm": convert_ddpm_state_dict, "adm": convert_adm_state_dict}[style]
     return convert(state_dict, config)

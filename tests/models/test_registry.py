@@ -61,6 +61,35 @@ def test_conversion_happens_once_and_its_folder_gives_the_same(released, tmp_pat
     assert json.loads((folder / "source.json").read_text())["fingerprint"] == first.fingerprint()
 
 
+def cut(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def change(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 255
+    path.write_bytes(content)
+
+
+def empty_record(folder):
+    (folder / "source.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [cut, change, empty_record])
+def test_a_damaged_conversion_is_made_anew(tmp_path, damage, caplog):
+    torch.save(read_golden("ddpm")[2], tmp_path / "model.pt")
+    first = load(tmp_path / "model.pt", tmp_path, image_size=32)
+    (folder,) = (tmp_path / "cache/converted").iterdir()
+    damage(folder)
+    with caplog.at_level(logging.WARNING):
+        assert load(tmp_path / "model.pt", tmp_path, image_size=32).fingerprint() == first.fingerprint()
+    assert f"base model mine is converted anew, for {folder} is damaged" in caplog.text
+    assert load_folder("mine", folder).fingerprint() == first.fingerprint()
+    assert list((tmp_path / "cache/converted").iterdir()) == [folder]
+
+
 def test_other_bytes_or_settings_are_converted_anew(tmp_path):
     _, _, weights = read_golden("adm")
     for scale, width in ((1, 16), (2, 16), (1, 32)):

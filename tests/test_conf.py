@@ -1,6 +1,7 @@
 """The configuration tree: every choice composes, resolves and means what its name says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,16 @@ def test_a_model_knows_where_its_weights_are_looked_for(model, tmp_path, monkeyp
     cfg = compose("train", [f"model={model}", f"paths.cache={tmp_path}"])
     with pytest.raises(FileNotFoundError, match=rf"base model {model} needs .*model\.weights="):
         find_weights(model, cfg.model.weights, instantiate(cfg.model.get("source")), tmp_path)
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_what_is_fetched_from_the_hub_is_pinned_to_a_commit(model):
+    source = compose("train", [f"model={model}"]).model.get("source", {})
+    places = [place for place in source.get("places", ()) if place.startswith("hf://")]
+    revisions = [source.revision] if "revision" in source else [place.split("@")[1].split("/")[0] for place in places]
+    assert len(revisions) == model.startswith("hub_") + (model == "ddpmpp_celeba")
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions)
+    assert re.fullmatch("[0-9a-f]{64}", source.get("sha256") or "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "iddpm", "adm"])

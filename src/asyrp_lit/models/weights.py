@@ -77,11 +77,11 @@ class HubFolder:
 
     Attributes:
         repository: ``owner/name``.
-        revision: branch, tag or commit.
+        revision: commit; a branch or tag may mean other weights tomorrow.
     """
 
     repository: str
-    revision: str = "main"
+    revision: str
 
     def expect_at(self, cache: Path) -> Path:
         """Where a copy made by hand may lie in the cache folder."""
@@ -106,7 +106,7 @@ class HubFolder:
         """
         try:
             folder = fetch_folder(self.repository, self.revision)
-            log.info("base model %s: %s; model.source.revision=%s stays with it", name, folder, folder.name)
+            log.info("base model %s: fetched %s", name, folder)
             return folder
         except FETCH_ERRORS as error:
             _raise_if_local(error, f"base model {name}: {self.repository} cannot be written to the hub library's cache")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyrp_lit.diffusion.asyrp import in_editing_phase
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.interval import choose_interval
 from asyrp_lit.hspace.published import load_published_curves
@@ -65,9 +65,13 @@ def count_clip(name: str) -> dict[str, int]:
 
 
 def cost_preset(cfg: DictConfig, flops: dict[str, int]) -> tuple[int, int, int, float]:
-    """Edited steps, U-Net passes and FLOPs of one attribute: train and val inverted, training, validation."""
+    """Edited steps, U-Net passes and FLOPs of one attribute: train and val inverted, training, validation.
+
+    Without published curves t_edit is 0, which is the most that it can cost.
+    """
     grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
-    interval = choose_interval(load_published_curves(cfg.data.curves), COS_TEXT)
+    curves = cfg.data.get("curves")
+    interval = choose_interval(load_published_curves(curves), COS_TEXT) if curves else Interval(0, 0)
     edited = sum(in_editing_phase(t, interval) for t in grid)
     train, val = cfg.data.train.limit * cfg.method.passes, cfg.data.val.limit
     one_pass = flops["encode"] + flops["decode"]

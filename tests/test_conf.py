@@ -1,6 +1,7 @@
 """The configuration tree: every choice composes, resolves and means what its name says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,12 +82,29 @@ def test_a_preset_of_the_paper_has_its_recipe_and_attributes_that_exist(name):
     assert (whole.data.train.limit, method.num_steps, method.passes, method.batch_size) == (1000, 40, 1, 1)
     assert (method.optimizer._target_, method.optimizer.lr, method.stagger) == ("torch.optim.SGD", 0.5, False)
     assert (loss.w_clip, loss.w_l1, loss.w_keep) == (1.2 if "neanderthal" in name else 0.8, 3.0, 0.0)
-    assert (whole.interval.kind, whole.interval.t_start) == ("lpips", 1000)
-    assert whole.data.curves in PUBLISHED_CURVES
+    published = name != "paper_imagenet"
+    assert (whole.interval.kind, whole.interval.t_start) == ("lpips" if published else "measured", 1000)
+    assert (OmegaConf.select(whole, "data.curves") in PUBLISHED_CURVES) == published
     attributes = whole.hydra.sweeper.params.attr.split(",")
     assert whole.attr.name in attributes
     assert set(attributes) <= set(GROUPS["attr"])
     assert choose("train", f"experiment={name}", "attr=sad").attr == "sad"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model", "data"),
+    [
+        ("paper_celeba", "adm_p2_celeba", "celeba_hq"),
+        ("paper_celeba", "iddpm_ffhq", "ffhq"),
+        ("paper_celeba", "adm_p2_ffhq", "ffhq"),
+        ("paper_afhq", "adm_p2_afhq", "afhq_dog"),
+    ],
+)
+def test_a_preset_goes_with_another_base_model_of_its_domain(experiment, model, data):
+    cfg = compose("train", [f"experiment={experiment}", f"model={model}"], return_hydra_config=True)
+    found = cfg.hydra.runtime.choices
+    assert (found.model, found.data, found.method, found.clip) == (model, data, "paper_adm", "vit_b_16")
+    assert (cfg.method.loss.w_clip, cfg.method.kind, cfg.data.train.limit) == (0.8, "f_t_adm", 1000)
 
 
 @pytest.mark.parametrize("network", GROUPS["network"])
@@ -125,6 +143,16 @@ def test_a_model_knows_where_its_weights_are_looked_for(model, tmp_path, monkeyp
     cfg = compose("train", [f"model={model}", f"paths.cache={tmp_path}"])
     with pytest.raises(FileNotFoundError, match=rf"base model {model} needs .*model\.weights="):
         find_weights(model, cfg.model.weights, instantiate(cfg.model.get("source")), tmp_path)
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_what_is_fetched_from_the_hub_is_pinned_to_a_commit(model):
+    source = compose("train", [f"model={model}"]).model.get("source", {})
+    places = [place for place in source.get("places", ()) if place.startswith("hf://")]
+    revisions = [source.revision] if "revision" in source else [place.split("@")[1].split("/")[0] for place in places]
+    assert len(revisions) == model.startswith("hub_") + (model == "ddpmpp_celeba")
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions)
+    assert re.fullmatch("[0-9a-f]{64}", source.get("sha256") or "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "iddpm", "adm"])

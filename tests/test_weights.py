@@ -1,5 +1,6 @@
 """``weights.py`` as a user runs it."""
 
+import errno
 from types import SimpleNamespace
 
 import pytest
@@ -53,3 +54,14 @@ def test_a_model_without_a_source_or_a_name_is_refused(weights, model, message):
     outcome = weights("fetch", f"model={model}")
     assert outcome.code == 1
     assert message in outcome.text
+
+
+def test_a_full_disk_names_the_file_and_where_else_it_may_go(weights, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("asyrp_lit.models.weights.fetch_place", refuse)
+    outcome = weights("fetch", "model=ddpmpp_bedroom")
+    assert outcome.code == 1
+    assert f"{tmp_path}/weights/bedroom.ckpt cannot be written: No space left on device" in outcome.text
+    assert "paths.cache" in outcome.text

@@ -81,6 +81,15 @@ def test_an_lmdb_of_another_layout_is_described(tmp_path, write_lmdb, entries, m
         ImageLMDB(write_lmdb(tmp_path / "other", entries), 16)
 
 
+def test_images_beside_labels_are_another_layout(tmp_path, write_lmdb, picture):
+    entries = {b"num-samples": b"9"}
+    for number in range(9):
+        entries |= {b"image-%09d" % number: picture(number), b"label-%09d" % number: b"a word"}
+    message = r"of another layout: the last values are no images; it has 19 entries, the first keys are image-000000000"
+    with pytest.raises(ValueError, match=message):
+        ImageLMDB(write_lmdb(tmp_path / "words", entries), 16)
+
+
 def test_a_folder_without_data_mdb_says_what_it_has(tmp_path):
     (tmp_path / "lock.mdb").touch()
     with pytest.raises(FileNotFoundError, match=r"is no LMDB: it has no file data.mdb but lock.mdb"):

@@ -62,6 +62,7 @@ def test_safetensors_and_files_from_before_zip_are_read(tmp_path):
         ({**ADM, "label_emb.weight": torch.zeros(2)}, r"class-conditional .*label_emb\.weight"),
         ({"unet.up_blocks.0.lora_A.weight": torch.zeros(2)}, "a LoRA"),
         (prefix(ADM, "model.diffusion_model.") | {"cond_stage_model.x": torch.zeros(1)}, "Stable Diffusion"),
+        ({"time_embedding.linear_1.weight": torch.zeros(2)}, r"diffusers' keys, .* name the folder, model\.weights=/"),
         ({"fc.weight": torch.zeros(2)}, r"neither a DDPM\+\+ nor a guided-diffusion U-Net.* but fc\.weight"),
         (torch.zeros(3), "holds a Tensor and no state dict"),
         ({"weights": 3, "epoch": 1}, "weights, epoch hold no tensors"),
@@ -73,14 +74,20 @@ def test_other_networks_are_refused_by_what_they_are(write, content, message):
         read_checkpoint(write(content), "mine")
 
 
-def test_a_text_file_and_a_cut_off_one_are_refused(tmp_path, write):
-    text = tmp_path / "text.pt"
-    text.write_text("<html>Quota exceeded</html>")
-    cut = write(DDPM | {"big": torch.zeros(10000)})
-    cut.write_bytes(cut.read_bytes()[:20000])
-    for path in (text, cut):
-        with pytest.raises(ValueError, match=rf"{path.name} is not a readable checkpoint .* fetch it again"):
+def test_a_text_file_and_a_cut_off_one_are_refused_in_words_of_ours(tmp_path):
+    files = {name: tmp_path / name for name in ("text.pt", "text.safetensors", "empty.pt", "cut.pt", "old.pt", "x.pt")}
+    for name in ("text.pt", "text.safetensors"):
+        files[name].write_text("<html>\n  Quota exceeded</html>")
+    files["empty.pt"].touch()
+    files["x.pt"].write_bytes(b"\x80\x02a.")  # a pickle whose stack runs empty: IndexError
+    for name, zipped in (("cut.pt", True), ("old.pt", False)):
+        torch.save(DDPM | {"big": torch.zeros(10000)}, files[name], _use_new_zipfile_serialization=zipped)
+        files[name].write_bytes(files[name].read_bytes()[:20000])
+    reasons = [r"a text that begins with '<html> Quota exceeded"] * 2 + ["it is empty", "cut off", "cut off", "damaged"]
+    for path, reason in zip(files.values(), reasons, strict=True):
+        with pytest.raises(ValueError, match=rf"{path.name} is not a readable .*{reason}.*: fetch it again$") as caught:
             read_checkpoint(path, "x")
+        assert "weights_only" not in str(caught.value)
 
 
 def test_no_code_of_a_file_runs(tmp_path):
@@ -88,10 +95,10 @@ def test_no_code_of_a_file_runs(tmp_path):
         def __reduce__(self):
             return (tmp_path.joinpath("ran").touch, ())
 
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Evil()}))
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     torch.save({"state_dict": Evil()}, tmp_path / "zipped.pt")
     for name in ("evil.pt", "zipped.pt"):
-        with pytest.raises(ValueError, match="not a readable checkpoint"):
+        with pytest.raises(ValueError, match="code is never loaded: save the U-Net's state dict alone"):
             read_checkpoint(tmp_path / name, "x")
     assert not (tmp_path / "ran").exists()
 

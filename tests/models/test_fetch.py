@@ -148,7 +148,7 @@ def test_offline_nothing_is_asked(server, file, tmp_path, monkeypatch):
 def test_a_full_disk_ends_the_search(server, file, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/model.pt.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(OSError, match=r"mine: .*/weights/model\.pt cannot be written: No space left") as caught:
         find(file("/model.pt", "/model.pt"), tmp_path)
     assert caught.value.errno == errno.ENOSPC
     assert len(server.asked) == 1
@@ -184,7 +184,7 @@ def test_a_folder_of_the_hub_is_fetched_once_without_the_rest(server, tmp_path, 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     weights = {"diffusion_pytorch_model__safetensors": b"w", "diffusion_pytorch_model__bin": b"p"}
     add_repository(server, config__json=b"{}", README__md=b"x", **weights)
-    source = HubFolder("owner/name")
+    source = HubFolder("owner/name", COMMIT)
     assert source.look_up(tmp_path) is None
     folder = find(source, tmp_path)
     assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
@@ -201,8 +201,8 @@ def test_a_folder_of_the_hub_without_safetensors_gives_its_pickle(server, tmp_pa
 
 def test_a_hub_that_cannot_be_reached_says_where_to_put_the_folder(server, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(FileNotFoundError, match=r"owner/name .*revision main.* into .*weights/owner--name"):
-        find(HubFolder("owner/name"), tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"owner/name .*revision {COMMIT}.* into .*weights/owner--name"):
+        find(HubFolder("owner/name", COMMIT), tmp_path)
 
 
 def test_a_path_of_the_users_wins_and_must_exist(tmp_path):

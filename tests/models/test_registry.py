@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from asyrp_lit.models import registry
+from asyrp_lit.models.convert_adm import config_from_adm
+from asyrp_lit.models.convert_ddpm import config_from_ddpm
 from asyrp_lit.models.registry import load_base_model, load_folder
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -59,6 +61,35 @@ def test_conversion_happens_once_and_its_folder_gives_the_same(released, tmp_pat
     assert json.loads((folder / "source.json").read_text())["fingerprint"] == first.fingerprint()
 
 
+def cut(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def change(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 255
+    path.write_bytes(content)
+
+
+def empty_record(folder):
+    (folder / "source.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [cut, change, empty_record])
+def test_a_damaged_conversion_is_made_anew(tmp_path, damage, caplog):
+    torch.save(read_golden("ddpm")[2], tmp_path / "model.pt")
+    first = load(tmp_path / "model.pt", tmp_path, image_size=32)
+    (folder,) = (tmp_path / "cache/converted").iterdir()
+    damage(folder)
+    with caplog.at_level(logging.WARNING):
+        assert load(tmp_path / "model.pt", tmp_path, image_size=32).fingerprint() == first.fingerprint()
+    assert f"base model mine is converted anew, for {folder} is damaged" in caplog.text
+    assert load_folder("mine", folder).fingerprint() == first.fingerprint()
+    assert list((tmp_path / "cache/converted").iterdir()) == [folder]
+
+
 def test_other_bytes_or_settings_are_converted_anew(tmp_path):
     _, _, weights = read_golden("adm")
     for scale, width in ((1, 16), (2, 16), (1, 32)):
@@ -79,6 +110,15 @@ def test_the_head_width_of_guided_diffusion_is_asked_for(tmp_path):
     torch.save(read_golden("adm")[2], tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"model\.pt: .*give model\.num_head_channels"):
         load(tmp_path / "model.pt", tmp_path, image_size=32)
+
+
+@pytest.mark.parametrize(("name", "is_adm"), [("ddpm", True), ("adm", False)])
+def test_a_checkpoint_of_the_other_family_is_named(tmp_path, name, is_adm):
+    torch.save(read_golden(name)[2], tmp_path / "model.pt")
+    make = config_from_adm if is_adm else config_from_ddpm
+    config = make(32, 32, (1, 2), 1, (16,))
+    with pytest.raises(ValueError, match=r"model\.pt: it has the keys of a .*, but this model is a "):
+        load(tmp_path / "model.pt", tmp_path, image_size=32, config=config)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from asyrp_lit.data.lmdb_reader import FILE, read_lmdb
 
 #: Key that holds the number of images in StyleMapGAN's layout.
 _LENGTH = b"length"
-#: Values that are looked at to tell LSUN's layout.
+#: Values that are looked at, at either end, to tell LSUN's layout: some may be broken images.
 _LOOKED_AT = 8
 _EXPECTED = (
     "expected are encoded images under any keys (LSUN as distributed), or under keys such as 256-00000 beside length "
@@ -49,9 +49,11 @@ class ImageLMDB(EncodedImages):
             length = transaction.get(_LENGTH)
             if length is not None:
                 return self._number_keys(transaction, bytes(length))[:stop]
+            for end, step in (("first", lmdb.Cursor.iternext), ("last", lmdb.Cursor.iterprev)):
+                values = islice(step(transaction.cursor(), keys=False, values=True), _LOOKED_AT)
+                if not any(looks_like_image(bytes(value)) for value in values):
+                    raise self._refuse(transaction, f"the {end} values are no images")
             cursor = transaction.cursor()
-            if not any(looks_like_image(bytes(value)) for value in islice(cursor.iternext(False, True), _LOOKED_AT)):
-                raise self._refuse(transaction, "the first values are no images")
             cursor.first()
             return [_to_text(bytes(key)) for key in islice(cursor.iternext(True, False), stop)]
 

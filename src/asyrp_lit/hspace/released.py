@@ -24,7 +24,7 @@ from asyrp_lit.hspace.f_t import MAX_GROUPS, ADMDelta, DDPMDelta
 _WIDTHS = {"f_t_ddpm": "temb_proj.weight", "f_t_adm": "emb_layers.1.weight"}
 _TOP_KEYS = ("0", "optimizer", "scheduler")
 #: What torch.load raises on a file that is damaged or something else.
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError)
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AssertionError, AttributeError, TypeError)
 _SHOWN_KEYS = 4
 
 

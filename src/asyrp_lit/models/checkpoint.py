@@ -19,8 +19,17 @@ log = logging.getLogger(__name__)
 
 KeyStyle = Literal["ddpm", "adm"]
 
+#: What the readers raise on a file that is damaged or something else.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, EOFError, OSError, RuntimeError),
+    *(ValueError, LookupError, AssertionError, AttributeError, TypeError),
+)
+#: Bytes of a file that tell a text from an archive.
+_HEAD = 64
 #: A key that every network of a style has, whatever its size.
 ANCHORS: dict[KeyStyle, str] = {"ddpm": "temb.dense.0.weight", "adm": "time_embed.0.weight"}
+#: A key of every UNet2DModel.
+_DIFFUSERS = "time_embedding.linear_1.weight"
 #: Keys under which files wrap a state dict, the averaged weights before the trained ones.
 WRAPPERS = ("ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "state_dict", "model", "model_state_dict")
 #: What the files of other kinds of network have in some key, and what they are.
@@ -50,11 +59,9 @@ def read_checkpoint(path: Path, name: str) -> StateDict:
         raise FileNotFoundError(f"base model {name}: the checkpoint {path} does not exist")
     try:
         content = _load(path)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except _UNREADABLE as error:
         raise ValueError(
-            f"base model {name}: {path} is not a readable checkpoint of tensors ({reason}); it may be damaged, cut off "
-            "while it was downloaded, or of another kind: fetch it again"
+            f"base model {name}: {path} is not a readable checkpoint of tensors: {_explain(error, path)}"
         ) from error
     state_dict = _unwrap(content, path, name)
     _refuse_strangers(state_dict, path, name)
@@ -71,6 +78,23 @@ def _load(path: Path) -> Any:
         return load_file(path)
     # Only zip archives can be mapped; files from before torch 1.6 are read whole.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _explain(error: Exception, path: Path) -> str:
+    """Why a file cannot be read and what to do; torch's own words advise to run the code in it."""
+    again = "it may be damaged or cut off while it was downloaded: fetch it again"
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        return "it is empty: fetch it again"
+    if not any(byte < ord(" ") and chr(byte) not in "\t\r\n" for byte in head):
+        begin = " ".join(head.decode(errors="replace").split())
+        return f"it is a text that begins with {begin!r}, such as a page that was saved in its place: fetch it again"
+    if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        return f"it holds {code[1]} beside tensors, and code is never loaded: save the U-Net's state dict alone"
+    if isinstance(error, pickle.UnpicklingError):
+        return again
+    return f"{' '.join(str(error).split('. ')[0].split())[:120]}; {again}"
 
 
 def _unwrap(content: Any, path: Path, name: str) -> StateDict:
@@ -110,6 +134,11 @@ def _cut_prefix(state_dict: StateDict, path: Path, name: str) -> StateDict:
         for anchor in ANCHORS.values()
         if key == anchor or key.endswith(f".{anchor}")
     ]
+    if not prefixes and _DIFFUSERS in state_dict:
+        raise ValueError(
+            f"base model {name}: {path} has diffusers' keys, whose settings are in the config.json beside it: name the "
+            f"folder, model.weights={path.parent}"
+        )
     if not prefixes:
         raise ValueError(
             f"base model {name}: {path} is neither a DDPM++ nor a guided-diffusion U-Net: it has none of the keys "

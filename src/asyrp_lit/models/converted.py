@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ def is_converted(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def read_fingerprint(folder: Path) -> str:
+    """The fingerprint of the network that a conversion was written from.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    try:
+        return str(json.loads((folder / RECORD).read_text())["fingerprint"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / RECORD} has no fingerprint") from error
+
+
 def keep_converted(folder: Path, unet: UNet2DModel, record: dict[str, Any]) -> None:
     """Write a diffusers folder with ``source.json`` in it, all of it or nothing.
 
@@ -58,3 +71,9 @@ def keep_converted(folder: Path, unet: UNet2DModel, record: dict[str, Any]) -> N
     except (OSError, SafetensorError) as error:
         if not is_converted(folder):  # by another process
             log.warning("the converted model is not kept in %s: %s", folder, error)
+
+
+def discard_converted(folder: Path) -> None:
+    """Take a damaged conversion out of the way; one that cannot be removed stays."""
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        folder.replace(Path(temporary) / "damaged")  # at once: nobody reads half of it

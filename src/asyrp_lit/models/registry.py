@@ -14,7 +14,13 @@ from asyrp_lit.models.checkpoint import identify_style, read_checkpoint
 from asyrp_lit.models.convert import SHOWN_KEYS, StateDict, UNetConfig
 from asyrp_lit.models.convert_adm import convert_adm_state_dict, infer_adm_config
 from asyrp_lit.models.convert_ddpm import convert_ddpm_state_dict, infer_ddpm_config
-from asyrp_lit.models.converted import is_converted, keep_converted, place_converted
+from asyrp_lit.models.converted import (
+    discard_converted,
+    is_converted,
+    keep_converted,
+    place_converted,
+    read_fingerprint,
+)
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.weights import WeightSource, find_weights
 
@@ -181,12 +187,26 @@ def load_checkpoint(
         except ValueError as error:
             raise ValueError(f"base model {name}: {checkpoint}: {error}") from error
 
-    if not is_converted(folder):
-        model = _build(name, *convert())
-        record = {"checkpoint": str(checkpoint), "settings": settings, "fingerprint": model.fingerprint()}
-        keep_converted(folder, model.unet, record)
-        return model
-    return load_folder(name, folder)
+    if is_converted(folder) and (kept := _load_kept(name, folder)):
+        return kept
+    model = _build(name, *convert())
+    record = {"checkpoint": str(checkpoint), "settings": settings, "fingerprint": model.fingerprint()}
+    keep_converted(folder, model.unet, record)
+    return model
+
+
+def _load_kept(name: str, folder: Path) -> HSpaceUNet | None:
+    """A kept conversion, if it is still what was written; else it is removed."""
+    try:
+        model = load_folder(name, folder)
+        if model.fingerprint() == read_fingerprint(folder):
+            return model
+        reason = "its weights or settings have changed"
+    except (ValueError, OSError) as error:
+        reason = str(error)
+    log.warning("base model %s is converted anew, for %s is damaged: %s", name, folder, reason)
+    discard_converted(folder)
+    return None
 
 
 def _build(name: str, config: UNetConfig, state_dict: StateDict) -> HSpaceUNet:
@@ -217,7 +237,11 @@ def convert_state_dict(state_dict: StateDict, config: UNetConfig) -> StateDict:
     """The UNet2DModel state dict of either key style.
 
     Raises:
-        ValueError: a key is left over or missing, or a shape differs.
+        ValueError: it is of the other family, a key is left over or missing, or a shape differs.
     """
-    convert = {"ddpm": convert_ddpm_state_dict, "adm": convert_adm_state_dict}[identify_style(state_dict)]
+    style, wanted = identify_style(state_dict), "adm" if config["flip_sin_to_cos"] else "ddpm"
+    if style != wanted:
+        families = {"ddpm": "a DDPM++", "adm": "a guided-diffusion network"}
+        raise ValueError(f"it has the keys of {families[style]}, but this model is {families[wanted]}")
+    convert = {"ddpm": convert_ddpm_state_dict, "adm": convert_adm_state_dict}[style]
     return convert(state_dict, config)

@@ -58,7 +58,7 @@ class WeightFile:
                 try:
                     fetch_place(place, target, self.sha256)
                 except FETCH_ERRORS as error:
-                    _raise_if_local(error)
+                    _raise_if_local(error, f"base model {name}: {target} cannot be written")
                     failures.append(f"{place} ({_shorten(error)})")
                 else:
                     log.info("base model %s: fetched %s", name, target)
@@ -77,11 +77,11 @@ class HubFolder:
 
     Attributes:
         repository: ``owner/name``.
-        revision: branch, tag or commit.
+        revision: commit; a branch or tag may mean other weights tomorrow.
     """
 
     repository: str
-    revision: str = "main"
+    revision: str
 
     def expect_at(self, cache: Path) -> Path:
         """Where a copy made by hand may lie in the cache folder."""
@@ -106,10 +106,10 @@ class HubFolder:
         """
         try:
             folder = fetch_folder(self.repository, self.revision)
-            log.info("base model %s: %s; model.source.revision=%s stays with it", name, folder, folder.name)
+            log.info("base model %s: fetched %s", name, folder)
             return folder
         except FETCH_ERRORS as error:
-            _raise_if_local(error)
+            _raise_if_local(error, f"base model {name}: {self.repository} cannot be written to the hub library's cache")
             raise FileNotFoundError(
                 f"base model {name} needs {self.repository} (revision {self.revision}) of the Hugging Face hub, which "
                 f"is not in its cache and cannot be fetched ({_shorten(error)}). Put config.json and the weights of "
@@ -144,12 +144,16 @@ def find_weights(name: str, weights: str | Path | None, source: WeightSource | N
     return source.look_up(cache) or source.fetch(name, cache)
 
 
-def _raise_if_local(error: BaseException) -> None:
-    """A full or read-only disk is no fault of a server's, so no other place would help."""
+def _raise_if_local(error: BaseException, problem: str) -> None:
+    """A full or read-only disk is no fault of a server's, so no other place would help.
+
+    Raises:
+        OSError: it is one; says the problem and the reason.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _LOCAL:
-            raise cause
+            raise OSError(cause.errno, f"{problem}: {cause.strerror}") from error
         cause = cause.__cause__ or cause.__context__
 
 

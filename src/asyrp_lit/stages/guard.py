@@ -84,7 +84,9 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         text = error.strerror
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "; the disk is full: make room, or choose other folders with paths.outputs and paths.latents"
+        hint = (
+            "; the disk is full: make room, or choose other folders with paths.outputs, paths.latents and paths.cache"
+        )
     if isinstance(error, torch.OutOfMemoryError):
         hint = "; lower method.batch_size and inversion_batch_size"
     return f"{text}{hint}"

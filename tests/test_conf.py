@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from asyrp_lit.hspace.attribute import resolve_attribute
-from asyrp_lit.hspace.direction import KINDS, direction_arguments, make_direction
+from asyrp_lit.hspace.direction import KINDS, direction_arguments, get_space, make_direction
 from asyrp_lit.hspace.published import PUBLISHED_CURVES
 from asyrp_lit.models.weights import find_weights
 from asyrp_lit.training.objective import LossRecipe
@@ -194,10 +194,10 @@ def test_the_embedded_model_keeps_to_the_embedded_domain():
 @pytest.mark.parametrize("method", GROUPS["method"])
 def test_a_method_builds_its_direction_optimizer_and_loss(method):
     cfg = compose("train", [f"method={method}"]).method
-    h, t = torch.empty(2, 32, 4, 4, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")
     with torch.device("meta"):
         direction = make_direction(cfg.kind, **direction_arguments(cfg.kind, 32, 4, 64, (0, 500, 999)))
-    assert direction(h, torch.empty(2, 64, device="meta"), t).shape == h.shape
+        moved = torch.empty(2, 32, 4, 4) if get_space(direction) == "h" else torch.empty(2, 3, 32, 32)
+        assert direction(moved, torch.empty(2, 64), torch.empty(2, dtype=torch.int64)).shape == moved.shape
     assert instantiate(cfg.optimizer)(direction.parameters()).param_groups[0]["lr"] == cfg.optimizer.lr
     assert isinstance(instantiate(cfg.loss), LossRecipe)
 

@@ -7,6 +7,8 @@ from torch import Tensor
 Images = Float[Tensor, "batch channels height width"]
 #: Several edits of each image, in blocks of the batch: (copies * B, C, H, W) float.
 Edits = Float[Tensor, "edits channels height width"]
+#: A share in [0, 1] for every place: (1, 1, H, W) float.
+Mask = Float[Tensor, "1 1 height width"]
 #: One coefficient per sample, ready to broadcast over images.
 Coef = Float[Tensor, "batch 1 1 1"]
 #: The U-Net's bottleneck activation, h-space.

@@ -2,7 +2,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch.testing import assert_close
 
 from asyrp_lit.diffusion.asyrp import Interval, make_noise, step_asyrp
@@ -11,31 +10,13 @@ from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod, 
 from asyrp_lit.editing import sample as sample_module
 from asyrp_lit.editing.sample import EDIT_ALWAYS, check_process, descend, sample_images
 from asyrp_lit.hspace.combine import Scaled
-from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.inversion.invert import invert_images
-from asyrp_lit.models.hspace_unet import HSpaceUNet
 
 ALPHAS = make_alphas_cumprod()
 #: 0, 249, 499, 749, 999.
 GRID = make_time_grid(5)
 #: At 499 it edits and boosts.
 PHASES = Interval(t_edit=499, t_boost=500)
-
-
-@pytest.fixture(scope="module")
-def model():
-    """An untrained network; its last layer is scaled down, so that eps changes as slowly along t as a trained one's."""
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks)
-    unet.conv_out.weight.data.mul_(0.01)
-    return HSpaceUNet(unet)
-
-
-@pytest.fixture(scope="module")
-def direction():
-    torch.manual_seed(1)
-    return DDPMDelta(16, 32, num_groups=4).requires_grad_(False)
 
 
 @pytest.fixture(name="x_T")

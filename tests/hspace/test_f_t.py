@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta, choose_num_groups, scale_start
+from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta, choose_num_groups
 
 DDPM_KEYS = {"conv1", "temb_proj", "norm2", "conv2"}
 ADM_KEYS = {"in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3"}
@@ -71,16 +71,3 @@ def test_no_num_groups_takes_the_largest_divisor_up_to_32(h_channels, expected):
 def test_num_groups_that_do_not_divide_are_refused(layout):
     with pytest.raises(ValueError, match="num_groups must divide h_channels = 48, got 32; None takes 24"):
         layout(48, 24)
-
-
-@LAYOUTS
-@pytest.mark.parametrize("factor", [0.0, 0.1, 1.0])
-def test_the_start_of_training_is_scaled_and_still_reaches_the_last_layer(layout, factor):
-    f_t = layout(16, 24, num_groups=4)
-    h, temb, t = make_inputs()
-    before = f_t(h, temb, t).detach()
-    scale_start(f_t, factor)
-    delta_h = f_t(h, temb, t)
-    assert_close(delta_h, factor * before)
-    (delta_h - 1).square().sum().backward()
-    assert all(parameter.grad.any() for parameter in list(f_t.parameters())[-2:])

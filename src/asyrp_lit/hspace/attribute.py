@@ -34,6 +34,11 @@ class Attribute:
     keep: tuple[tuple[str, ...], ...] | None = None
 
 
+def list_classes(classes: Classes | None) -> dict[str, list[str]] | None:
+    """The same with lists, as JSON has it."""
+    return None if classes is None else {name: list(values) for name, values in classes.items()}
+
+
 def _read_text(attr: Mapping[str, object], key: str) -> str:
     text = attr.get(key)
     if not isinstance(text, str) or not text.strip():

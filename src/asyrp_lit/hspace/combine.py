@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.hspace.direction import Direction, Space, get_space
-from asyrp_lit.shapes import BottleneckH, TimeEmbedding, Timesteps
+from asyrp_lit.shapes import BottleneckH, Mask, TimeEmbedding, Timesteps
 
 
 def rescale_to_steps(num_train_steps: int, num_test_steps: int) -> float:
@@ -78,7 +78,7 @@ class Combined:
         strengths: Sequence[Sequence[int | float]],
         normalise: bool = True,
         intervals: Sequence[Interval] | None = None,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> None:
         if not directions or not strengths:
             raise ValueError(f"give at least one direction and one strength, not {len(directions)}, {len(strengths)}")

@@ -12,14 +12,19 @@ from safetensors.torch import save
 from torch import nn
 
 from asyrp_lit.files import write_atomically
+from asyrp_lit.hspace.eps_delta import EpsDelta
 from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta
 from asyrp_lit.hspace.free_delta import GlobalDelta, PerTimestepDelta
 from asyrp_lit.shapes import BottleneckH, TimeEmbedding, Timesteps
 
 FORMAT_VERSION = 1
 _METADATA_KEY = "asyrp_lit"
+#: Of every base model here.
+IMAGE_CHANNELS = 3
 
 
+#: Label name -> allowed classes, as JSON has it.
+Classes = dict[str, list[str]]
 #: What a direction moves: the bottleneck h, or eps itself (the paper's baseline).
 Space = Literal["h", "eps"]
 
@@ -44,6 +49,7 @@ KINDS: dict[str, type[nn.Module]] = {
     "f_t_adm": ADMDelta,
     "per_timestep": PerTimestepDelta,
     "global": GlobalDelta,
+    "f_eps": EpsDelta,
 }
 
 
@@ -62,6 +68,8 @@ class DirectionInfo:
         metrics: validation metrics at the end of training.
         t_start: the noisiest timestep that is edited; 1000 in files that do not say.
         source: where a direction comes from that was not trained here (format, file, sha256, ...); else empty.
+        labels: label classes with which an oracle calls the edit a success; ``None``: not judged.
+        where: condition on the labels of images that it is for; ``None``: any image.
     """
 
     kind: str
@@ -79,6 +87,8 @@ class DirectionInfo:
     format_version: int = FORMAT_VERSION
     t_start: int = 1000
     source: dict[str, str] = field(default_factory=dict)
+    labels: Classes | None = None
+    where: Classes | None = None
 
 
 def make_direction(kind: str, **arguments: Any) -> nn.Module:
@@ -98,6 +108,8 @@ def direction_arguments(
     """Constructor arguments of a kind for a base model's h and a time grid, as plain values."""
     if kind in ("f_t_ddpm", "f_t_adm"):
         return {"h_channels": h_channels, "temb_channels": temb_channels, "num_groups": None}
+    if kind == "f_eps":
+        return {"channels": IMAGE_CHANNELS, "temb_channels": temb_channels, "width": h_channels}
     shape = {"h_channels": h_channels, "h_size": h_size}
     return {"timesteps": list(timesteps), **shape} if kind == "per_timestep" else shape
 

@@ -1,11 +1,10 @@
 """f_t, the implicit neural direction (Asyrp, Kwon et al. 2023, section 3.4): delta_h from h and t.
 
 Two layouts, one a family of base models; attribute names are the keys of the released files. Both end in a convolution
-with torch's default initialisation and have no residual, so an untrained delta_h is random, not zero; ``scale_start``
-makes it smaller.
+with torch's default initialisation and have no residual, so an untrained delta_h is random, not zero;
+``hspace.start.scale_start`` makes it smaller.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,16 +90,3 @@ class ADMDelta(nn.Module):
             hidden = hidden + self.emb_layers(temb)[:, :, None, None]
         delta_h: Tensor = self.out_layers(hidden)
         return delta_h
-
-
-def scale_start(direction: DDPMDelta | ADMDelta, factor: float) -> None:
-    """Scale the last convolution of an untrained f_t, and with it the random delta_h that training begins with.
-
-    Args:
-        direction: changed in place.
-        factor: 1 keeps torch's default (the released code), 0 starts at the unedited process.
-    """
-    last = direction.conv2 if isinstance(direction, DDPMDelta) else direction.out_layers[-1]
-    with torch.no_grad():
-        for parameter in last.parameters():
-            parameter.mul_(factor)

@@ -25,12 +25,12 @@ class Judges:
     """The frozen networks that judge edits.
 
     Attributes:
-        clip: the CLIP of training.
+        clip: the CLIP of training; ``None`` where its weights are not at hand, for metrics without it.
         lpips: perceptual distance.
         oracle: reads labels; ``None`` on domains without one.
     """
 
-    clip: FrozenCLIP
+    clip: FrozenCLIP | None
     lpips: FrozenLPIPS
     oracle: AttributeOracle | None = None
 
@@ -76,6 +76,7 @@ class MetricPanel(nn.Module):
         """Take in a batch of source images, their plain reconstructions and their edits, all in [-1, 1]."""
         judges, reducers = self._judges, dict(self._named())
         judges.to(source.device)
+        assert judges.clip is not None
         source, reconstruction, edit = (x.float().clamp(-1, 1) for x in (source, reconstruction, edit))
         reducers["directional_cosine"].update(judges.clip.encode_images(source), judges.clip.encode_images(edit))
         reducers["edit_lpips"].update(judges.lpips(edit, source))

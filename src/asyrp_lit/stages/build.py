@@ -51,7 +51,7 @@ def check_settings(cfg: DictConfig) -> None:
         raise ValueError(f"method.kind must be one of {', '.join(KINDS)}, got {cfg.method.kind!r}")
     if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:
         raise ValueError(f"method.init_scale must be a number, 0 or more, got {cfg.method.init_scale!r}")
-    starts_at_0 = cfg.method.kind.startswith("f_t") and cfg.method.init_scale == 0
+    starts_at_0 = cfg.method.kind.startswith("f_") and cfg.method.init_scale == 0
     if starts_at_0 and cfg.method.loss.clip_source == "pred_x0":
         raise ValueError(
             "method.loss.clip_source=pred_x0 needs method.init_scale above 0, such as 1: where nothing is edited yet, "
@@ -114,15 +114,21 @@ class Setup(NamedTuple):
     sources: dict[str, LatentSource]
 
 
+def build_model(cfg: DictConfig) -> HSpaceUNet:
+    """The frozen base model on the stage's device."""
+    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
+    if cfg.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return model
+
+
 def build_setup(cfg: DictConfig) -> Setup:
     """Attribute, time grid, frozen model and what their latents come from."""
     check_settings(cfg)
     seed_everything(cfg.seed, verbose=False)
     attribute = build_attribute(cfg)
     grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
-    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
-    if cfg.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model = build_model(cfg)
     sources = build_sources(cfg, attribute)
     check_model(cfg, model, sources["train"])
     return Setup(attribute, grid, model, sources)

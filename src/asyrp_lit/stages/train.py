@@ -15,14 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.diffusion.asyrp import Interval
-from asyrp_lit.hspace.attribute import AVATARS, Attribute
+from asyrp_lit.hspace.attribute import AVATARS, Attribute, list_classes
 from asyrp_lit.hspace.direction import (
     DirectionInfo,
     direction_arguments,
     make_direction,
     save_direction,
 )
-from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta, scale_start
+from asyrp_lit.hspace.start import DeltaNetwork, scale_start
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.kept import KeptReadings
@@ -80,7 +80,7 @@ def build_module(
     method = cfg.method
     arguments = direction_arguments(method.kind, model.h_channels, model.h_size, model.temb_channels, grid)
     direction = make_direction(method.kind, **arguments)
-    if isinstance(direction, DDPMDelta | ADMDelta):
+    if isinstance(direction, DeltaNetwork):
         scale_start(direction, method.init_scale)
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
     keep = attribute.keep
@@ -228,6 +228,8 @@ def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, ru
         num_steps=method.num_steps,
         loss=loss | {"clip": module.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.cos_text, 4)},
         metrics=metrics,
+        labels=list_classes(attribute.labels),
+        where=list_classes(attribute.where),
     )
     path = run / f"{attribute.name}.safetensors"
     save_direction(path, module.direction, info)

@@ -1,0 +1,155 @@
+"""The latents that an edit begins with, and where in the picture it may act."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from asyrp_lit.data.decode import load_image
+from asyrp_lit.data.latents import LatentStore, from_uint8
+from asyrp_lit.data.open_images import open_images
+from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.diffusion.schedule import make_time_grid
+from asyrp_lit.hspace.direction import Classes, DirectionInfo
+from asyrp_lit.inversion.fill import LatentSource
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.shapes import Images, Mask
+from asyrp_lit.stages.build import check_model
+from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.latents import build_store
+
+log = logging.getLogger(__name__)
+
+RANDOM = "random"
+#: How many where nothing says.
+_DEFAULT_COUNT = 8
+
+
+class Latents(NamedTuple):
+    """Latents to edit.
+
+    Attributes:
+        store: where they are.
+        num_images: how many of the store's images, its first.
+        by_key: whether an image's noise follows from its key; else from its pixels, wherever the file lies.
+    """
+
+    store: LatentStore
+    num_images: int
+    by_key: bool
+
+
+class EditBatch(NamedTuple):
+    """Some images to edit.
+
+    Attributes:
+        keys: their names.
+        x_0, x_T: (B, 3, S, S).
+        seeds: of the boosting noise, one an image.
+    """
+
+    keys: list[str]
+    x_0: Images
+    x_T: Images
+    seeds: list[int]
+
+
+def open_latents(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionInfo]) -> Latents:
+    """The latents of the images that are to be edited, inverted where they are not in a store.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no such images, or a store is for another network or other steps.
+    """
+    if cfg.images is not None and cfg.images != RANDOM and (Path(cfg.images) / "manifest.json").is_file():
+        store = LatentStore.open(cfg.images)
+        _check_store(cfg, store, model)
+        return Latents(store, _limit(cfg.n, len(store)), store.key.source.startswith("random-"))
+    source = _open_source(cfg, model, infos)
+    check_model(cfg, model, source)
+    return Latents(build_store(cfg, model, source), len(source), isinstance(source, RandomLatents))
+
+
+def _open_source(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionInfo]) -> LatentSource:
+    if cfg.images not in (None, RANDOM):
+        return open_images(cfg.images, model.image_size, limit=cfg.n, on_bad_image=cfg.on_bad_image)
+    count = cfg.n or _DEFAULT_COUNT
+    if cfg.images == RANDOM:
+        return RandomLatents("edit", count, model.image_size, cfg.seed)
+    if cfg.latents.kind == RANDOM:
+        return RandomLatents("val", count, model.image_size, cfg.latents.seed)
+    return limit_source(cfg.data.val, count, infos[0].where if len(infos) == 1 else None)
+
+
+def limit_source(node: DictConfig, count: int, where: Classes | None) -> LatentSource:
+    """The first images of a split of ``data``, on labelled data those that meet a condition if it has none itself."""
+    limit = {"num_images": count} if "num_images" in node else {"limit": count}
+    condition = {"where": where} if "where" in node and node.where is None else {}
+    source: LatentSource = instantiate(node, **limit, **condition)
+    return source
+
+
+def _limit(n: int | None, total: int) -> int:
+    return total if n is None else min(n, total)
+
+
+def _check_store(cfg: DictConfig, store: LatentStore, model: HSpaceUNet) -> None:
+    key = store.key
+    if key.base_fingerprint != model.fingerprint():
+        raise ValueError(
+            f"the latents in {store.folder} are of {key.base_model} ({key.base_fingerprint}), not of {model.name} "
+            f"({model.fingerprint()}): take model={key.base_model}, or name the images instead"
+        )
+    if key.grid != make_time_grid(cfg.method.num_steps, cfg.method.t_0):
+        raise ValueError(
+            f"the latents in {store.folder} took {key.num_steps} steps up to t = {key.t_0}, the edit takes "
+            f"{cfg.method.num_steps} down from {cfg.method.t_0}: add num_steps={key.num_steps}, or name the images"
+        )
+    if missing := store.missing_shards():
+        raise ValueError(f"{store.folder} lacks {len(missing)} shards: rerun the command that made it")
+
+
+def split_batches(latents: Latents, todo: Sequence[int], batch_size: int, seed: int) -> Iterator[EditBatch]:
+    """Batches of the images that are still to do, in the order of the store."""
+    for first in range(0, len(todo), batch_size):
+        indices = todo[first : first + batch_size]
+        items = [latents.store[i] for i in indices]
+        keys = [latents.store.item_keys[i] for i in indices]
+        about = [key.encode(errors="surrogateescape") for key in keys]
+        if not latents.by_key:
+            about = [item["x_0"].numpy().tobytes() for item in items]
+        x_0 = from_uint8(torch.stack([item["x_0"] for item in items]))
+        x_T = torch.stack([item["x_T"] for item in items])
+        yield EditBatch(keys, x_0, x_T, [derive_seed(content, seed) for content in about])
+
+
+def derive_seed(content: bytes, seed: int) -> int:
+    """The seed of an image's own noise: of its content and the run's seed, not of its batch or place."""
+    digest = hashlib.sha256(f"{seed} ".encode() + content).digest()
+    return int.from_bytes(digest[:6], "little")
+
+
+def load_mask(cfg: DictConfig, model: HSpaceUNet, space: str) -> Mask | None:
+    """The mask of ``where`` at the resolution that the directions act on, in [0, 1].
+
+    It is resized and cropped as the images are, then averaged over the patch of each place.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read, or is black everywhere.
+    """
+    if cfg.where is None:
+        return None
+    image = load_image(Path(cfg.where).expanduser(), model.image_size)
+    grey: Tensor = (image.mean(dim=0, keepdim=True)[None] + 1) / 2
+    mask = F.adaptive_avg_pool2d(grey, model.h_size if space == "h" else model.image_size)
+    if not (mask > 0).any():
+        raise ValueError(
+            f"the mask {cfg.where} is black everywhere, so nothing would be edited; white is where to edit"
+        )
+    return mask.to(pick_device(cfg))

@@ -1,0 +1,191 @@
+"""What an edit leaves on disk: pictures of every image, a grid, and every number; goes on where it was stopped."""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from asyrp_lit.data.latents import from_uint8
+from asyrp_lit.files import write_atomically
+from asyrp_lit.plots.animate import save_animation
+from asyrp_lit.plots.grid import draw_grid, tile, to_pixels
+from asyrp_lit.plots.matrix import draw_matrix
+from asyrp_lit.plots.save import save_figure
+from asyrp_lit.shapes import Edits, Images
+from asyrp_lit.stages.edit_directions import NamedDirection
+from asyrp_lit.stages.edit_images import Latents
+from asyrp_lit.stages.edit_judge import Verdicts
+from asyrp_lit.stages.guard import write_json
+
+log = logging.getLogger(__name__)
+
+_METRICS = "metrics.json"
+_SETTINGS = "settings.json"
+#: Settings that change no picture.
+_FREE = ("out", "show", "images", "n", "zoom")
+
+
+def folder_name(key: str) -> str:
+    """A stable folder name for an image: its key with everything that file systems dislike escaped."""
+    return re.sub(r"[^\w.,=+ -]", lambda found: f"%{ord(found[0]):02x}", key.replace("/", "__"))
+
+
+class Results:
+    """The output folder of an edit.
+
+    ``images/KEY/`` has the pictures of an image and, written last, its ``metrics.json``: an image that has it is done.
+
+    Args:
+        cfg: of the stage.
+        folder: where to write.
+        directions: what edits.
+        columns: names of the pictures of an image: reconstruction, then each combination of strengths.
+        latents: the images.
+
+    Raises:
+        ValueError: the folder has the results of other settings.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        folder: Path,
+        directions: Sequence[NamedDirection],
+        columns: Sequence[str],
+        latents: Latents,
+    ) -> None:
+        self.cfg = cfg
+        self.folder = folder
+        self.columns = list(columns)
+        self.latents = latents
+        self.title = " + ".join(
+            f"{d.name}: {d.info.src_text} → {d.info.trg_text}" if d.info.trg_text else d.name for d in directions
+        )
+        self.about = self._describe(directions)
+        self._claim_folder()
+
+    def _describe(self, directions: Sequence[NamedDirection]) -> dict[str, Any]:
+        own = OmegaConf.to_container(self.cfg, resolve=True)
+        assert isinstance(own, dict)
+        groups = ("model", "clip", "paths", "data", "latents", "interval", "trainer", "callbacks", "logger", "method")
+        settings = {str(key): value for key, value in own.items() if key not in groups}
+        return {
+            "settings": settings | {"num_steps": self.cfg.method.num_steps, "t_0": self.cfg.method.t_0},
+            "base_model": self.latents.store.key.base_model,
+            "base_fingerprint": self.latents.store.key.base_fingerprint,
+            "clip": self.cfg.clip.name,
+            "directions": [
+                {
+                    "name": d.name,
+                    "file": str(d.path),
+                    "sha256": d.sha256,
+                    "attribute": d.info.attribute,
+                    "texts": [d.info.src_text, d.info.trg_text],
+                    "interval": [d.info.t_start, d.info.t_edit, d.info.t_boost],
+                }
+                for d in directions
+            ],
+        }
+
+    def _claim_folder(self) -> None:
+        path = self.folder / _SETTINGS
+        fixed = {k: v for k, v in self.about["settings"].items() if k not in _FREE}
+        wanted = json.loads(json.dumps({**self.about, "settings": fixed}))
+        if path.is_file() and json.loads(path.read_text()) != wanted:
+            raise ValueError(
+                f"{self.folder} has the pictures of other settings ({path}): choose another folder with out="
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+
+    def place(self, key: str) -> Path:
+        """The folder of an image."""
+        return self.folder / "images" / folder_name(key)
+
+    def find_todo(self) -> list[int]:
+        """Places in the store of the images without results."""
+        keys = self.latents.store.item_keys[: self.latents.num_images]
+        return [i for i, key in enumerate(keys) if not (self.place(key) / _METRICS).is_file()]
+
+    def keep(self, key: str, columns: dict[str, Images], verdicts: Verdicts, loop: Edits | None) -> None:
+        """Write everything of one image: pictures (1, 3, S, S) by column with the source first, and its animation."""
+        folder = self.place(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = {name: to_pixels(image)[0] for name, image in columns.items()}
+        for name, picture in pixels.items():
+            _write_png(folder / f"{file_name(name)}.png", Image.fromarray(picture))
+        if len(pixels) > 2:
+            strip = tile(to_pixels(torch.cat(list(columns.values()))), len(pixels), 1)
+            _write_png(folder / "strip.png", Image.fromarray(strip))
+        if loop is not None:
+            save_animation(folder / f"animation.{self.cfg.animate}", to_pixels(loop), self.cfg.zoom)
+        write_json(folder / _METRICS, {"key": key, "columns": verdicts})
+
+    def finish(self, axes: tuple[Sequence[str], Sequence[str]] | None) -> dict[str, dict[str, float]]:
+        """Write ``edit.json`` and the grids of the first images; returns the means over images by column.
+
+        Args:
+            axes: names of the strengths of two directions, for a square grid of each image; ``None`` for one direction.
+        """
+        keys = self.latents.store.item_keys[: self.latents.num_images]
+        verdicts: dict[str, Verdicts] = {
+            key: json.loads((self.place(key) / _METRICS).read_text())["columns"] for key in keys
+        }
+        means = {column: _mean([verdict[column] for verdict in verdicts.values()]) for column in self.columns}
+        write_json(self.folder / "edit.json", {**self.about, "means": means, "images": verdicts})
+        shown = keys[: self.cfg.show]
+        names = ["source", *self.columns]
+        if axes is None:
+            save_figure(
+                draw_grid({name: self._read(shown, name) for name in names}, self.title), self.folder / "grid.png"
+            )
+        else:
+            for key in shown:
+                self._draw_square(key, axes)
+        return means
+
+    def _draw_square(self, key: str, axes: tuple[Sequence[str], Sequence[str]]) -> None:
+        """Strengths of the first direction down, of the second across, beside source and reconstruction."""
+        down, across = axes
+        edits = torch.cat([self._read([key], column) for column in self.columns[1:]])
+        aside = {name: self._read([key], name)[0] for name in ("source", self.columns[0])[: len(down)]}
+        figure = draw_matrix(edits.unflatten(0, (len(down), len(across))), down, across, self.title, aside=aside)  # type: ignore[no-untyped-call]
+        save_figure(figure, self.folder / f"grid-{folder_name(key)}.png")
+
+    def _read(self, keys: Sequence[str], column: str) -> Images:
+        paths = [self.place(key) / f"{file_name(column)}.png" for key in keys]
+        return from_uint8(torch.stack([_read_png(path) for path in paths]))
+
+
+def file_name(column: str) -> str:
+    """The file of a column: ``strength 0.5`` is ``strength_0.5``."""
+    return column.replace(", ", "-").replace(" ", "_")
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
+    buffer = BytesIO()
+    image.save(buffer, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def _read_png(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+        return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the images on which it is defined."""
+    found = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        found[name] = sum(values) / len(values) if values else math.nan
+    return found

@@ -19,7 +19,7 @@ from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.editing.strips import sample_strengths
 from asyrp_lit.hspace.direction import direction_arguments, make_direction
 from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
-from asyrp_lit.inversion.profile import measure_lpips_curves
+from asyrp_lit.inversion.profile import measure_lpips
 from asyrp_lit.losses.clip import FrozenCLIP, build_avatars_clip
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
@@ -106,7 +106,7 @@ def main() -> int:
             (n, n),
         ),
         "LPIPS curves (n - 1 passes, some images)": (
-            lambda model: measure_lpips_curves(model, x, GRID, alphas_cumprod, load_lpips()),
+            lambda model: measure_lpips(model, x, GRID, alphas_cumprod, load_lpips()),
             (n - 1, n - 1),
         ),
         "reconstruction (n passes)": (

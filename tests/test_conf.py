@@ -118,6 +118,14 @@ def test_every_script_composes_for_the_default_attribute(script):
     assert resolve(compose(script))["attr"]["name"] == "glasses"
 
 
+@pytest.mark.parametrize("overrides", [[], ["model=ddpmpp_celeba"], ["experiment=paper_church"], ["attr=sad"]], ids=str)
+def test_the_interval_is_looked_at_for_attributes_that_exist(overrides):
+    cfg = compose("measure_interval", overrides)
+    assert set(resolve(cfg)["attributes"]) <= set(GROUPS["attr"])
+    assert ("attr" in cfg) == ("attr=sad" in overrides)
+    assert {"edit_threshold", "boost_threshold", "num_images"} <= set(cfg.interval)
+
+
 SIZES = {"ddpmpp": (113_673_219, 512), "iddpm": (93_563_910, 512), "adm_p2": (93_563_910, 512)}
 SIZES |= {"adm_imagenet": (552_814_086, 1024)}
 

@@ -69,7 +69,7 @@ def test_training_and_judging_need_no_images_at_all(scripts, tmp_path, interval)
     succeed(scripts.run("train.py", *options, *nothing, "method.passes=1", f"hydra.run.dir={train}"))
     assert {"grid.png", "loss.png", "metrics.json"} <= {path.name for path in train.iterdir()}
     assert read_lists(train)[1] == ["val-000000", "val-000001", "val-000002"]
-    keys = [LatentStore.open(folder).key for folder in tmp_path.glob("latents/*/")]
+    keys = [LatentStore.open(file.parent).key for file in tmp_path.glob("latents/*/manifest.json")]
     assert {key.source for key in keys} == {"random-train", "random-val"}
     before = sorted(path.stat().st_mtime_ns for path in tmp_path.glob("latents/*/shard-*"))
     direction = (f"direction={train / 'glasses.safetensors'}", "strengths=[1]", f"hydra.run.dir={judged}")

@@ -256,7 +256,7 @@ def test_published_curves_need_no_profiling_run(scripts, tmp_path, interval, pro
     measured = ("interval.edit_threshold=0.01",) if profiles else ()
     outcome = scripts.run("train.py", *words, *measured, "method.passes=1", f"hydra.run.dir={tmp_path}/run")
     assert outcome.code == 0, outcome.text
-    assert len(list(tmp_path.glob("latents/lpips-*.json"))) == profiles
+    assert len(list(tmp_path.glob("latents/lpips-*/images-*.safetensors"))) == profiles
     assert ("published LPIPS curves of celeba" in outcome.text) == (not profiles)
     assert (tmp_path / "run" / "interval.png").is_file()
     info = read_direction_info(tmp_path / "run" / "glasses.safetensors")

@@ -1,11 +1,20 @@
 """t_edit and t_boost, on curves made up here; those of the authors are in ``test_published.py``."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval, find_first_crossing
+from asyrp_lit.hspace.interval import (
+    LPIPSCurves,
+    check_interval,
+    choose_interval,
+    find_first_crossing,
+    propose_t_boosts,
+    propose_t_edits,
+)
+from asyrp_lit.hspace.published import load_published_curves
+
+CELEBA = load_published_curves("celeba")
 
 SMALL = LPIPSCurves(timesteps=(0, 25, 51, 76), pred_x0=(0.0, 0.3, 0.1, 0.5), x_t=(0.1, 1.3, 0.9, 1.4), num_images=2)
 
@@ -47,5 +56,19 @@ def test_timesteps_out_of_range_are_refused(interval, message):
         check_interval(*interval)
 
 
-def test_curves_survive_json():
-    assert LPIPSCurves.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
+def test_a_sweep_tries_the_chosen_t_edit_and_only_what_is_edited():
+    found = propose_t_edits(CELEBA, 0.33 * 0.9)
+    assert choose_interval(CELEBA, 0.9).t_edit in found
+    assert list(found) == sorted(set(found))
+    assert propose_t_edits(CELEBA, 0.33 * 0.9, t_start=400) == tuple(t for t in found if t <= 400)
+
+
+def test_a_sweep_tries_the_chosen_t_boost_and_none():
+    found = propose_t_boosts(CELEBA)
+    assert found[0] == 0
+    assert found[-1] == choose_interval(CELEBA, 0.9).t_boost
+
+
+def test_a_sweep_boosts_small_images_that_never_reach_the_threshold_too():
+    found = propose_t_boosts(replace(SMALL, x_t=(0.0, 0.3, 0.7, 0.8)))
+    assert found == (0, 25, 51)

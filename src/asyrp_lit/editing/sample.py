@@ -86,19 +86,44 @@ def sample_images(
     seeds = list(range(len(x_T))) if seeds is None else seeds
     seeds = list(seeds) * (copies * len(x_T) // len(seeds))
     x = x_T
-    for t, t_prev in descend(grid):
-        if in_boosting_phase(t, interval):
-            x = x.repeat(len(seeds) // len(x), 1, 1, 1)  # copies part here if no edit parted them before
-        steps = full_timesteps(t, x)
-        bottleneck = model.encode(x, steps)
-        if direction is not None and in_editing_phase(t, interval):
-            spread = len(seeds) // len(x)
-            eps, eps_edit = _decode_edits(model, bottleneck.repeat(spread), direction, steps.repeat(spread), spread)
-            x = x.repeat(spread, 1, 1, 1)
-        else:
-            eps = eps_edit = model.decode(bottleneck)
-        x = _step(x, eps.to(x), eps_edit.to(x), (t, t_prev), alphas_cumprod, interval, seeds, process)
+    for pair in descend(grid):
+        x = sample_step(model, x, pair, alphas_cumprod, direction, interval, seeds, process)
     return x.repeat(len(seeds) // len(x), 1, 1, 1)
+
+
+def sample_step(
+    model: HSpaceUNet,
+    x: Images,
+    pair: tuple[int, int],
+    alphas_cumprod: Table,
+    direction: Direction | None,
+    interval: Interval,
+    seeds: Seeds,
+    process: Process = "asymmetric",
+) -> Edits:
+    """One step of ``sample_images``.
+
+    Args:
+        model, alphas_cumprod, direction, interval, process: as there.
+        x: at t, (B, C, S, S), or (copies * B, C, S, S) once the copies have parted.
+        pair: t and t_prev; -1 means clean.
+        seeds: one per sample of every copy.
+
+    Returns:
+        x at t_prev, of every copy where they part at this step.
+    """
+    t = pair[0]
+    if in_boosting_phase(t, interval):
+        x = x.repeat(len(seeds) // len(x), 1, 1, 1)  # copies part here if no edit parted them before
+    steps = full_timesteps(t, x)
+    bottleneck = model.encode(x, steps)
+    if direction is not None and in_editing_phase(t, interval):
+        spread = len(seeds) // len(x)
+        eps, eps_edit = _decode_edits(model, bottleneck.repeat(spread), direction, steps.repeat(spread), spread)
+        x = x.repeat(spread, 1, 1, 1)
+    else:
+        eps = eps_edit = model.decode(bottleneck)
+    return _step(x, eps.to(x), eps_edit.to(x), pair, alphas_cumprod, interval, seeds, process)
 
 
 def _decode_edits(

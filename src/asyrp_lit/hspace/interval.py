@@ -1,8 +1,7 @@
 """t_edit and t_boost from LPIPS curves (Asyrp, section 4 and appendix)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from asyrp_lit.diffusion.asyrp import Interval
 
@@ -10,32 +9,29 @@ from asyrp_lit.diffusion.asyrp import Interval
 EDIT_THRESHOLD = 0.33
 #: LPIPS(x_0, x_t) from which on noise no longer hurts (Asyrp, section 4.2).
 BOOST_THRESHOLD = 1.2
+#: Multiples of the edit threshold at which a sweep tries t_edit.
+_EDIT_MULTIPLES = (0.5, 1.0, 3.0, 9.0)
+#: Shares of the boost threshold at which a sweep tries t_boost, beside no boosting.
+_BOOST_SHARES = (1 / 3, 2 / 3, 1.0)
+#: Share of the largest LPIPS(x_0, x_t) that stands for a boost threshold which that never reaches.
+_REACHED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class LPIPSCurves:
-    """Mean LPIPS along the inversion, at ascending timesteps.
+    """LPIPS along the inversion, averaged over images, at ascending timesteps.
 
     Attributes:
         timesteps: where the curves were measured.
         pred_x0: LPIPS(x_0, P_t).
         x_t: LPIPS(x_0, x_t).
-        num_images: how many images the means are over.
+        num_images: how many images they are of.
     """
 
     timesteps: tuple[int, ...]
     pred_x0: tuple[float, ...]
     x_t: tuple[float, ...]
     num_images: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "LPIPSCurves":
-        """The inverse of ``to_dict``."""
-        return cls(tuple(values["timesteps"]), tuple(values["pred_x0"]), tuple(values["x_t"]), values["num_images"])
 
 
 def find_first_crossing(timesteps: Sequence[int], curve: Sequence[float], threshold: float) -> int | None:
@@ -86,3 +82,27 @@ def check_interval(t_edit: int, t_boost: int, t_start: int = 1000) -> Interval:
         if not 0 <= value <= 1000:
             raise ValueError(f"interval.{name} must be 0 to 1000, got {value}")
     return interval
+
+
+def propose_t_edits(curves: LPIPSCurves, threshold: float, t_start: int = 1000) -> tuple[int, ...]:
+    """Values of t_edit that are worth comparing, ascending: where P_t reaches half of the threshold to nine times it.
+
+    Args:
+        curves: measured on images of the domain.
+        threshold: the edit threshold times cos_text.
+        t_start: above it nothing is edited, and nothing proposed.
+    """
+    crossings = (find_first_crossing(curves.timesteps, curves.pred_x0, m * threshold) for m in _EDIT_MULTIPLES)
+    return tuple(sorted({t for t in crossings if t is not None and t <= t_start}))
+
+
+def propose_t_boosts(curves: LPIPSCurves, threshold: float = BOOST_THRESHOLD) -> tuple[int, ...]:
+    """Values of t_boost that are worth comparing, ascending: 0, and where x_t reaches thirds of the boost threshold.
+
+    Args:
+        curves: measured on images of the domain.
+        threshold: the boost threshold; of small images, which never reach it, three quarters of the largest distance.
+    """
+    top = threshold if max(curves.x_t) >= threshold else _REACHED_SHARE * max(curves.x_t)
+    crossings = (find_first_crossing(curves.timesteps, curves.x_t, share * top) for share in _BOOST_SHARES)
+    return tuple(sorted({0, *(t for t in crossings if t is not None)}))

@@ -1,6 +1,6 @@
 """DDIM inversion, x_0 -> x_T (Song et al. 2021, section 4.3), and P_t of the way back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +21,14 @@ class InversionResult(NamedTuple):
 
     x_T: Images
     pred_x0: PredX0 | None
+
+
+class InversionPoint(NamedTuple):
+    """Where an inversion is: ``x_t``, and P_t as the network sees it from there."""
+
+    t: int
+    x_t: Images
+    pred_x0: Images
 
 
 def _predict_eps(model: HSpaceUNet, x_t: Images, t: int) -> Images:
@@ -56,6 +64,22 @@ def invert_images(
         x_t = step_inversion(x_t, eps, *_gather_pair(alphas_cumprod, t, t_next, x_t))
     pred_x0 = sample_pred_x0(model, x_t, keep_pred_x0, grid, alphas_cumprod) if keep_pred_x0 else None
     return InversionResult(x_t, pred_x0)
+
+
+@torch.no_grad()
+def trace_inversion(
+    model: HSpaceUNet, x_0: Images, grid: Sequence[int], alphas_cumprod: Table
+) -> Iterator[InversionPoint]:
+    """x_t and P_t at every grid point but the last, on the way up; arguments as for ``invert_images``.
+
+    Takes ``len(grid) - 1`` passes an image.
+    """
+    x_t = x_0
+    for t, t_next in pairwise(grid):
+        eps = _predict_eps(model, x_t, t)
+        alphas = _gather_pair(alphas_cumprod, t, t_next, x_t)
+        yield InversionPoint(t, x_t, compute_pred_x0(x_t, eps, alphas[0]))
+        x_t = step_inversion(x_t, eps, *alphas)
 
 
 @torch.no_grad()

@@ -10,22 +10,28 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_EDIT, _BOOST, _GREY = "#0072b2", "#d55e00", "#555555"
-_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
+EDIT, BOOST, GREY = "#0072b2", "#d55e00", "#555555"
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def _new_axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
+    style_axes(axes, xlabel, ylabel)
+    return figure, axes
+
+
+def style_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Names, a light grid, no frame."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
-def _mark_timestep(axes: Axes, t: int, name: str, color: str, height: float) -> None:
+def mark_timestep(axes: Axes, t: int, name: str, color: str, height: float) -> None:
+    """A vertical line, named at a height in shares of the axes on the side with more room."""
     axes.axvline(t, color=color, linestyle=":", linewidth=1.5)
     right = t > sum(axes.get_xlim()) / 2
     axes.annotate(
@@ -37,11 +43,12 @@ def _mark_timestep(axes: Axes, t: int, name: str, color: str, height: float) -> 
         ha="right" if right else "left",
         va="center",
         color=color,
-        bbox=_BOX,
+        bbox=BOX,
     )
 
 
-def _mark_threshold(axes: Axes, value: float, name: str, color: str) -> None:
+def mark_threshold(axes: Axes, value: float, name: str, color: str) -> None:
+    """A horizontal line, named above its right end."""
     axes.axhline(value, color=color, linestyle="--", linewidth=1)
     axes.annotate(
         f"{name} {value:.3g}",
@@ -53,7 +60,7 @@ def _mark_threshold(axes: Axes, value: float, name: str, color: str) -> None:
         va="bottom",
         color=color,
         size=8,
-        bbox=_BOX,
+        bbox=BOX,
     )
 
 
@@ -86,20 +93,20 @@ def draw_lpips_curves(
         lengths = (len(timesteps), len(lpips_pred_x0), len(lpips_xt))
         raise ValueError(f"timesteps and both curves must be of one length, got {lengths}")
     figure, axes = _new_axes("timestep t", "LPIPS to x_0")
-    axes.plot(timesteps, lpips_pred_x0, color=_EDIT, label="P_t, the predicted x_0")
-    axes.plot(timesteps, lpips_xt, color=_BOOST, label="x_t, the noisy image")
+    axes.plot(timesteps, lpips_pred_x0, color=EDIT, label="P_t, the predicted x_0")
+    axes.plot(timesteps, lpips_xt, color=BOOST, label="x_t, the noisy image")
     end = max([*timesteps, t_edit, t_boost])
     axes.set(xlim=(0, end), ylim=(0, 1.2 * max([*lpips_pred_x0, *lpips_xt, threshold_edit, threshold_boost])))
-    axes.axvspan(t_edit, min(t_start, end), color=_EDIT, alpha=0.07, linewidth=0)
-    axes.axvspan(0, t_boost, color=_BOOST, alpha=0.07, linewidth=0)
-    _mark_threshold(axes, threshold_edit, "edit threshold", _EDIT)
-    _mark_threshold(axes, threshold_boost, "boost threshold", _BOOST)
-    _mark_timestep(axes, t_edit, "t_edit", _EDIT, 0.96)
-    _mark_timestep(axes, t_boost, "t_boost", _BOOST, 0.89)
+    axes.axvspan(t_edit, min(t_start, end), color=EDIT, alpha=0.07, linewidth=0)
+    axes.axvspan(0, t_boost, color=BOOST, alpha=0.07, linewidth=0)
+    mark_threshold(axes, threshold_edit, "edit threshold", EDIT)
+    mark_threshold(axes, threshold_boost, "boost threshold", BOOST)
+    mark_timestep(axes, t_edit, "t_edit", EDIT, 0.96)
+    mark_timestep(axes, t_boost, "t_boost", BOOST, 0.89)
     if t_start < end:
-        _mark_timestep(axes, t_start, "t_start", _EDIT, 0.96)
+        mark_timestep(axes, t_start, "t_start", EDIT, 0.96)
     edited = "t_edit ≤ t ≤ t_start" if t_start < end else "t ≥ t_edit"
-    axes.set_title(f"Editing for {edited}, quality boosting for t < t_boost", loc="left", size=10, color=_GREY)
+    axes.set_title(f"Editing for {edited}, quality boosting for t < t_boost", loc="left", size=10, color=GREY)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -138,7 +145,7 @@ def draw_loss_curve(
         axes.plot(steps, smooth, color=color, linewidth=1.8, label=name)
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(title, loc="left", size=10, color=_GREY)
+    axes.set_title(title, loc="left", size=10, color=GREY)
     if series:
         note = f"running mean over {window} steps" if window > 1 else None
         axes.legend(title=note, title_fontsize=8, frameon=False)

@@ -12,13 +12,13 @@ from asyrp_lit.shapes import Images
 
 Pixels = NDArray[np.uint8]
 
-_DPI = 100
+DPI = 100
 #: Edge on screen, in pixels, that the automatic zoom aims for.
 _CELL = 128
-_GAP, _MARGIN = 4, 10
-_TITLE, _NOTES, _HEADER = 11.0, 9.0, 9.0
+GAP, MARGIN = 4, 10
+_TITLE, _NOTES, HEADER = 11.0, 9.0, 9.0
 #: Width of a letter and height of a line as multiples of the font size, for matplotlib's own DejaVu Sans.
-_LETTER, _LINE = 0.62, 1.4
+LETTER, _LINE = 0.62, 1.4
 _GREY = "#555555"
 
 
@@ -34,24 +34,26 @@ def tile(pixels: Pixels, columns: int, zoom: int) -> Pixels:
     cells = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
     height, width = cells.shape[1:3]
     rows = -(-len(cells) // columns)
-    canvas = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, dtype=np.uint8)
+    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
     for index, cell in enumerate(cells):
-        top, left = index // columns * (height + _GAP), index % columns * (width + _GAP)
+        top, left = index // columns * (height + GAP), index % columns * (width + GAP)
         canvas[top : top + height, left : left + width] = cell
     return canvas
 
 
-def _in_pixels(points: float) -> float:
-    return points * _DPI / 72
+def in_pixels(points: float) -> float:
+    """A font size in pixels of the figure."""
+    return points * DPI / 72
 
 
 def _wrap(text: str | None, points: float, width: int) -> list[str]:
-    letters = max(8, int(width / _in_pixels(points * _LETTER)))
+    letters = max(8, int(width / in_pixels(points * LETTER)))
     kept = re.sub(r"(?<! ) (?! )", "\N{NO-BREAK SPACE}", text or "") if "  " in (text or "") else text or ""
     return [line for part in kept.splitlines() for line in textwrap.wrap(part, letters)]
 
 
-def _choose_zoom(zoom: int | None, edge: int) -> int:
+def choose_zoom(zoom: int | None, edge: int) -> int:
+    """Screen pixels per image pixel; ``None`` takes what makes a cell about 128 px."""
     if zoom is None:
         return max(1, round(_CELL / edge))
     if zoom < 1:
@@ -62,12 +64,25 @@ def _choose_zoom(zoom: int | None, edge: int) -> int:
 def _place(picture: Pixels, head: int) -> Figure:
     """A figure that shows ``picture`` pixel for pixel under ``head`` free pixel rows."""
     height, width = picture.shape[:2]
-    full_width, full_height = width + 2 * _MARGIN, height + 2 * _MARGIN + head
-    figure = Figure(figsize=(full_width / _DPI, full_height / _DPI), dpi=_DPI, facecolor="white")
-    rectangle = (_MARGIN / full_width, _MARGIN / full_height, width / full_width, height / full_height)
+    full_width, full_height = width + 2 * MARGIN, height + 2 * MARGIN + head
+    figure = Figure(figsize=(full_width / DPI, full_height / DPI), dpi=DPI, facecolor="white")
+    rectangle = (MARGIN / full_width, MARGIN / full_height, width / full_width, height / full_height)
     axes = figure.add_axes(rectangle)
     axes.imshow(picture, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
+    return figure
+
+
+def frame_picture(picture: Pixels, title: str, notes: str | None, header: float = 0) -> Figure:
+    """A figure of ``picture`` under its title and notes, with ``header`` pixel rows left between them."""
+    lines = [(line, _TITLE, "black") for line in _wrap(title, _TITLE, picture.shape[1])]
+    lines += [(line, _NOTES, _GREY) for line in _wrap(notes, _NOTES, picture.shape[1])]
+    figure = _place(picture, round(sum(in_pixels(size * _LINE) for _, size, _ in lines) + header))
+    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+    y = height - MARGIN * 0.6
+    for line, size, color in lines:
+        figure.text(MARGIN / width, y / height, line, size=size, color=color, va="top")
+        y -= in_pixels(size * _LINE)
     return figure
 
 
@@ -88,25 +103,17 @@ def draw_grid(columns: Mapping[str, Images], title: str, notes: str | None = Non
     if len(set(shapes.values())) != 1 or 0 in next(iter(shapes.values())):
         raise ValueError(f"columns must hold images of one shape (N, 3, H, W), N at least 1; got {shapes}")
     edge = next(iter(shapes.values()))[-1]
-    zoom = _choose_zoom(zoom, edge)
+    zoom = choose_zoom(zoom, edge)
     pixels = np.stack([to_pixels(images) for images in columns.values()], axis=1)
     picture = tile(pixels.reshape(-1, *pixels.shape[2:]), len(columns), zoom)
 
     cell = edge * zoom
-    header = min(_HEADER, cell / _in_pixels(_LETTER * max(map(len, columns))))
-    lines = [(line, _TITLE, "black") for line in _wrap(title, _TITLE, picture.shape[1])]
-    lines += [(line, _NOTES, _GREY) for line in _wrap(notes, _NOTES, picture.shape[1])]
-    head = round(sum(_in_pixels(size * _LINE) for _, size, _ in lines) + _in_pixels(_HEADER * _LINE) + _GAP)
-
-    figure = _place(picture, head)
-    width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
-    y = height - _MARGIN * 0.6
-    for line, size, color in lines:
-        figure.text(_MARGIN / width, y / height, line, size=size, color=color, va="top")
-        y -= _in_pixels(size * _LINE)
-    base = (_MARGIN + picture.shape[0] + _GAP + 2) / height
+    header = min(HEADER, cell / in_pixels(LETTER * max(map(len, columns))))
+    figure = frame_picture(picture, title, notes, in_pixels(HEADER * _LINE) + GAP)
+    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+    base = (MARGIN + picture.shape[0] + GAP + 2) / height
     for index, name in enumerate(columns):
-        centre = _MARGIN + index * (cell + _GAP) + cell / 2
+        centre = MARGIN + index * (cell + GAP) + cell / 2
         figure.text(centre / width, base, name, size=header, ha="center", va="baseline")
     return figure
 
@@ -124,5 +131,5 @@ def draw_contact_sheet(images: Images, columns: int = 8, zoom: int | None = None
     """
     if len(images) == 0 or columns < 1:
         raise ValueError(f"a contact sheet needs images and columns, got {len(images)} images in {columns} columns")
-    zoom = _choose_zoom(zoom, images.shape[-1])
+    zoom = choose_zoom(zoom, images.shape[-1])
     return _place(tile(to_pixels(images), min(columns, len(images)), zoom), head=0)

@@ -3,8 +3,20 @@
 from asyrp_lit.stages.directions import directions
 from asyrp_lit.stages.edit import edit
 from asyrp_lit.stages.judge import check_texts, evaluate
+from asyrp_lit.stages.measure_interval import measure_interval
 from asyrp_lit.stages.pretrain import export, pretrain
 from asyrp_lit.stages.train import invert, train
 from asyrp_lit.stages.weights import weights
 
-__all__ = ["check_texts", "directions", "edit", "evaluate", "export", "invert", "pretrain", "train", "weights"]
+__all__ = [
+    "check_texts",
+    "directions",
+    "edit",
+    "evaluate",
+    "export",
+    "invert",
+    "measure_interval",
+    "pretrain",
+    "train",
+    "weights",
+]

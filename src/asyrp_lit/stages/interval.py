@@ -10,37 +10,50 @@ from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.hspace.interval import LPIPSCurves, check_interval, choose_interval
 from asyrp_lit.hspace.published import PUBLISHED_IMAGE_SIZE, load_published_curves
 from asyrp_lit.inversion.fill import LatentSource, make_store_key
-from asyrp_lit.inversion.profile import load_curves, measure_lpips_curves, save_curves
+from asyrp_lit.inversion.profile import LPIPSProfile, profile_images
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.plots.curves import draw_lpips_curves
 from asyrp_lit.plots.save import save_figure
 from asyrp_lit.stages.device import pick_device
-from asyrp_lit.stages.latents import load_first_images
+from asyrp_lit.stages.latents import open_images
 
 log = logging.getLogger(__name__)
 
 
-def measure_curves(cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...]) -> LPIPSCurves:
-    """LPIPS curves of the first images of a source, kept beside the stores."""
-    num_images = min(max(1, cfg.interval.num_images), len(source))
+def count_profiled(cfg: DictConfig, source: LatentSource) -> int:
+    """How many images of a source LPIPS curves are measured on: ``interval.num_images``, or all if it has fewer.
+
+    Raises:
+        ValueError: it is no whole number above 0.
+    """
+    wanted = cfg.interval.num_images
+    if type(wanted) is not int or wanted < 1:
+        raise ValueError(f"interval.num_images must be a whole number, 1 or more, got {wanted!r}")
+    return min(wanted, len(source))
+
+
+def measure_profile(cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...]) -> LPIPSProfile:
+    """LPIPS along the inversion of the first images of a source; every batch is kept beside the stores."""
     key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0)
-    path = Path(cfg.paths.latents) / f"lpips-{num_images}-{key.folder_name()}.json"
-    if curves := load_curves(path):
-        return curves
     device = pick_device(cfg)
-    x_0 = load_first_images(cfg, model, source, grid, num_images).to(device)
-    curves = measure_lpips_curves(model, x_0, grid, make_alphas_cumprod().to(device), load_lpips().to(device))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_curves(path, curves)
-    return curves
+    return profile_images(
+        model,
+        open_images(cfg, model, source, grid),
+        count_profiled(cfg, source),
+        Path(cfg.paths.latents) / f"lpips-{key.folder_name()}",
+        grid,
+        make_alphas_cumprod().to(device),
+        load_lpips().to(device),
+        cfg.inversion_batch_size,
+    )
 
 
 def choose_curves(cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...]) -> LPIPSCurves:
     """The published curves of the data set where it has some and ``interval.kind`` is lpips, else measured ones."""
     published = OmegaConf.select(cfg, "data.curves")
     if cfg.interval.kind == "measured" or published is None:
-        return measure_curves(cfg, model, source, grid)
+        return measure_profile(cfg, model, source, grid).average()
     log.info("interval from the published LPIPS curves of %s; interval=measured profiles anew", published)
     if cfg.model.image_size != PUBLISHED_IMAGE_SIZE:
         size = cfg.model.image_size

@@ -1,6 +1,8 @@
 """From ``cfg`` to latents: image sources, their lists, and the stores that are filled from them."""
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -24,8 +26,10 @@ SHARD_SIZE = 32
 SHARED = "the metrics say little about new images"
 
 
-def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> LatentSource:
+def build_source(cfg: DictConfig, split: str, attribute: Attribute | None) -> LatentSource:
     """The images of a split, on labelled data those to which the attribute applies; or random latents in their place.
+
+    ``None`` as the attribute takes all images.
 
     Raises:
         ValueError: the kind of latents does not exist.
@@ -35,7 +39,7 @@ def build_source(cfg: DictConfig, split: str, attribute: Attribute) -> LatentSou
     if cfg.latents.kind != "inverted":
         raise ValueError(f"latents.kind must be inverted or random, got {cfg.latents.kind!r}")
     node = cfg.data[split]
-    if "where" in node and node.where is None and attribute.where is not None:
+    if "where" in node and node.where is None and attribute is not None and attribute.where is not None:
         return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
     return instantiate(node)  # type: ignore[no-any-return]
 
@@ -83,11 +87,11 @@ def choose_cached_steps(cfg: DictConfig, grid: tuple[int, ...], t_edit: int | No
     return tuple(t for t in grid if t >= (lowest if t_edit is None else min(lowest, t_edit)))
 
 
-def load_first_images(
-    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], num_images: int
-) -> Images:
-    """The first images of a source; of random latents those that the network made, from the train store."""
+def open_images(
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...]
+) -> Callable[[Sequence[int]], Images]:
+    """A reader of a source's images by index; of random latents those that the network made, from the train store."""
     if not isinstance(source, RandomLatents):
-        return torch.stack([source[i].x_0 for i in range(num_images)])
-    store = build_store(cfg, model, source, choose_cached_steps(cfg, grid))
-    return from_uint8(torch.stack([store[i]["x_0"] for i in range(num_images)]))
+        return lambda indices: torch.stack([source[i].x_0 for i in indices])
+    open_store = lru_cache(1)(lambda: build_store(cfg, model, source, choose_cached_steps(cfg, grid)))
+    return lambda indices: from_uint8(torch.stack([open_store()[i]["x_0"] for i in indices]))

@@ -1,0 +1,174 @@
+"""One direction over a grid of t_edit and t_boost: pictures and metrics of every cell."""
+
+import logging
+import re
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
+from asyrp_lit.diffusion.schedule import make_alphas_cumprod
+from asyrp_lit.editing.intervals import NEVER
+from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.hspace.attribute import AVATARS, Attribute
+from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
+from asyrp_lit.hspace.direction import DirectionInfo, load_direction
+from asyrp_lit.hspace.interval import LPIPSCurves, propose_t_boosts, propose_t_edits
+from asyrp_lit.inversion.fill import LatentSource
+from asyrp_lit.inversion.invert import invert_images
+from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
+from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.metrics.oracle import load_oracle
+from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.metrics.sweep import judge_intervals
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.plots.matrix import draw_matrix
+from asyrp_lit.plots.save import save_figure
+from asyrp_lit.shapes import Images
+from asyrp_lit.stages.attributes import find_attribute, list_attribute_files
+from asyrp_lit.stages.device import autocast_as, pick_device
+from asyrp_lit.stages.latents import build_source
+
+log = logging.getLogger(__name__)
+
+
+class Swept(NamedTuple):
+    """The direction of a sweep."""
+
+    direction: nn.Module
+    info: DirectionInfo
+    attribute: Attribute
+
+
+def load_swept(cfg: DictConfig, model: HSpaceUNet, grid: tuple[int, ...]) -> Swept:
+    """The direction file and what it is about; images and labels as its attribute's file says, if there is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no direction, one of another base model, or a wanted interval is not possible.
+    """
+    direction, info = load_direction(Path(cfg.direction), model.fingerprint(), model.name)
+    for name in ("t_edits", "t_boosts"):
+        _check_timesteps(name, cfg[name])
+    for t_edit in cfg.t_edits or ():
+        if not any(in_editing_phase(t, Interval(t_edit, 0, info.t_start)) for t in grid):
+            raise ValueError(f"t_edits: no step edits with {t_edit}, the direction edits from {info.t_start} down")
+    known = find_attribute(info.attribute, cfg.model.domain) if info.attribute in list_attribute_files() else None
+    labels, where = (known.labels, known.where) if known else (None, None)
+    attribute = Attribute(info.attribute, info.src_text, info.trg_text, labels, where)
+    return Swept(direction.to(pick_device(cfg)), info, attribute)
+
+
+def _check_timesteps(name: str, values: Any) -> None:
+    if values is None:
+        return
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ValueError(f"{name} must be null or a list of timesteps, such as [300,400], got {values!r}")
+    for value in values:
+        if type(value) is not int or not 0 <= value <= 1000:
+            raise ValueError(f"{name} must be whole numbers, 0 to 1000, got {value!r}")
+
+
+def choose_cells(cfg: DictConfig, swept: Swept, curves: LPIPSCurves, cos_text: float) -> tuple[list[int], list[int]]:
+    """Values of t_edit and of t_boost: as given, else from the curves with those that the direction was trained for."""
+    info, chosen = swept.info, cfg.interval
+    t_edits = cfg.t_edits or {
+        info.t_edit,
+        *propose_t_edits(curves, chosen.edit_threshold * cos_text, info.t_start),
+    }
+    t_boosts = cfg.t_boosts or {info.t_boost, *propose_t_boosts(curves, chosen.boost_threshold)}
+    return sorted(set(t_edits)), sorted(set(t_boosts))
+
+
+def sweep_intervals(
+    cfg: DictConfig,
+    model: HSpaceUNet,
+    grid: tuple[int, ...],
+    swept: Swept,
+    curves: LPIPSCurves,
+    clip: FrozenCLIP,
+    run: Path,
+) -> dict[str, Any]:
+    """Edit a few val images in every interval of a grid; a picture an image, and the metrics of each cell."""
+    info, attribute = swept.info, swept.attribute
+    cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
+    t_edits, t_boosts = choose_cells(cfg, swept, curves, cos_text)
+    panels = build_panels(cfg, swept, clip, [Interval(*pair, info.t_start) for pair in product(t_edits, t_boosts)])
+    source = build_source(cfg, "val", attribute)
+    keys = source.keys[: cfg.sweep_images]
+    log.info("%s: %d images in %d x %d intervals", attribute.name, len(keys), len(t_edits), len(t_boosts))
+    with autocast_as(cfg):
+        x_0, x_T = load_pairs(cfg, model, source, grid, len(keys))
+        direction = Scaled(swept.direction, rescale_to_steps(info.num_steps, cfg.method.num_steps))
+        edits = judge_intervals(model, x_0, x_T, grid, direction, panels, cfg.inversion_batch_size)
+    names = [f"t_edit = {t}" for t in t_edits], [f"t_boost = {t}" for t in t_boosts]
+    for number, key in enumerate(keys):
+        cells = torch.stack([edits[interval][number] for interval in panels])
+        figure = draw_matrix(
+            cells.view(len(t_edits), len(t_boosts), *cells.shape[1:]),
+            *names,
+            f"{attribute.name}: {attribute.src_text} → {attribute.trg_text}",
+            f"{key}   trained with t_edit = {info.t_edit}, t_boost = {info.t_boost}, t_start = {info.t_start}",
+            aside={"source": x_0[number], "reconstruction": edits[NEVER][number]},
+        )
+        save_figure(figure, run / f"sweep-{number:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', key)}.png")
+    return describe_sweep(cfg, swept, keys, panels)
+
+
+def build_panels(
+    cfg: DictConfig, swept: Swept, clip: FrozenCLIP, intervals: Sequence[Interval]
+) -> dict[Interval, MetricPanel]:
+    """The metrics of every cell, with judges in common."""
+    attribute = swept.attribute
+    templates = choose_templates(cfg.clip.templates)
+    text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
+    judges = Judges(clip, load_lpips(), load_oracle() if cfg.model.domain == AVATARS else None)
+    device = pick_device(cfg)
+    return {interval: MetricPanel(judges, text_direction, attribute.labels).to(device) for interval in intervals}
+
+
+def load_pairs(
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], number: int
+) -> tuple[Images, Images]:
+    """The first images of a source and their x_T; of random latents what the network makes of them."""
+    device = pick_device(cfg)
+    alphas_cumprod = make_alphas_cumprod().to(device)
+    items = [source[index] for index in range(number)]
+    found = []
+    for first in range(0, number, cfg.inversion_batch_size):
+        batch = torch.stack([item[0] for item in items[first : first + cfg.inversion_batch_size]]).to(device)
+        if isinstance(source, RandomLatents):
+            found.append((sample_images(model, batch, grid, alphas_cumprod), batch))
+        else:
+            found.append((batch, invert_images(model, batch, grid, alphas_cumprod).x_T))
+    x_0, x_T = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    return x_0, x_T
+
+
+def describe_sweep(
+    cfg: DictConfig, swept: Swept, keys: Sequence[str], panels: dict[Interval, MetricPanel]
+) -> dict[str, Any]:
+    """Settings and the metrics of every cell, logged as a table too."""
+    cells = []
+    for interval, panel in panels.items():
+        metrics = {name: round(float(value), 5) for name, value in panel.compute().items()}
+        cells.append({"t_edit": interval.t_edit, "t_boost": interval.t_boost, **metrics})
+    shown = [name for name in cells[0] if not name.startswith("reconstruction")]
+    log.info("  ".join(shown))
+    for cell in cells:
+        values = (f"{cell[k]:.3f}" if isinstance(cell[k], float) else str(cell[k]) for k in shown)
+        log.info("  ".join(value.rjust(len(name)) for name, value in zip(shown, values, strict=True)))
+    return {
+        "direction": str(cfg.direction),
+        "attribute": swept.info.attribute,
+        "trained": {name: getattr(swept.info, name) for name in ("t_edit", "t_boost", "t_start")},
+        "images": list(keys),
+        "cells": cells,
+    }

@@ -10,7 +10,7 @@ from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.direction import Direction, get_space
 from asyrp_lit.hspace.free_delta import GlobalDelta, PerTimestepDelta
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import BottleneckH, Images, Table, TimeEmbedding, Timesteps
+from asyrp_lit.shapes import BottleneckH, Table, TimeEmbedding, Timesteps
 
 
 class _Recorder:
@@ -30,7 +30,7 @@ class _Recorder:
 @torch.inference_mode()
 def average_direction(
     model: HSpaceUNet,
-    batches: Iterable[Images],
+    batches: Iterable[Tensor],
     grid: tuple[int, ...],
     alphas_cumprod: Table,
     direction: Direction,
@@ -42,7 +42,7 @@ def average_direction(
 
     Args:
         model: the frozen network.
-        batches: x_T of the images.
+        batches: x_T of the images, (B, 3, S, S) with any B each.
         grid: ascending timesteps.
         alphas_cumprod: the schedule's table, on the latents' device.
         direction: in h-space.

@@ -105,12 +105,6 @@ def check_model(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> Non
         check_head_width(model, x_0, chosen.num_head_channels)
 
 
-def build_model(cfg: DictConfig) -> HSpaceUNet:
-    """The frozen network on the trainer's device."""
-    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
-    return model.to(memory_format=torch.channels_last) if cfg.channels_last else model
-
-
 class Setup(NamedTuple):
     """What inversion, training and evaluation share."""
 

@@ -72,6 +72,16 @@ def test_a_run_prints_bars_and_own_lines_only(trained):
     assert not [line for line in lines if not line.startswith(bars) and "[asyrp_lit." not in line]
 
 
+def test_one_store_in_float32_serves_every_trainer(scripts, tiny, tmp_path):
+    for trainer in ("cpu", "cpu_bf16"):
+        run = f"hydra.run.dir={tmp_path / trainer}"
+        succeed(scripts.run("invert.py", *tiny(tmp_path), f"trainer={trainer}", "latents.precision=32-true", run))
+    stores = list(tmp_path.glob("latents/*/manifest.json"))
+    assert len(stores) == 2  # train and val
+    succeed(scripts.run("invert.py", *tiny(tmp_path), "trainer=cpu_bf16", f"hydra.run.dir={tmp_path / 'low'}"))
+    assert len(list(tmp_path.glob("latents/*/manifest.json"))) == 4
+
+
 def test_a_second_run_reuses_the_latents(trained, scripts, tiny):
     outputs, run, _ = trained
     before = mtimes(outputs)

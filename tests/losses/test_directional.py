@@ -49,6 +49,17 @@ def test_the_cosine_form_by_hand(cosine, expected):
     assert directional_loss(torch.tensor([cosine]), "cosine").item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("cosine", "expected"), [(1.0, 0.0), (0.5, 0.25), (0.0, 1.0), (-1.0, 4.0)])
+def test_the_squared_form_by_hand(cosine, expected):
+    assert_close(directional_loss(torch.tensor([cosine]), "squared"), torch.tensor([expected]))
+
+
+def test_the_squared_form_lets_go_of_an_edit_that_succeeds():
+    cosine = torch.tensor([0.9, 0.1], requires_grad=True)
+    directional_loss(cosine, "squared").sum().backward()
+    assert cosine.grad[1] / cosine.grad[0] == pytest.approx(9)
+
+
 def test_the_log_form_stays_finite_at_the_opposite_direction():
     loss = directional_loss(torch.tensor([-1.0]), "log")
     assert 10 < loss.item() < 20

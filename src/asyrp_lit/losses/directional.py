@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from asyrp_lit.losses.clip import FrozenCLIP
 from asyrp_lit.shapes import Embedding, Embeddings, Images, PerSample
 
-LossForm = Literal["log", "cosine"]
+LossForm = Literal["log", "cosine", "squared"]
 
 
 def compute_text_direction(clip: FrozenCLIP, src_text: str, trg_text: str, templates: Sequence[str]) -> Embedding:
@@ -48,10 +48,14 @@ def directional_cosine(edit: Embeddings, source: Embeddings, text_direction: Emb
 
 
 def directional_loss(cosine: PerSample, form: LossForm = "log") -> PerSample:
-    """The loss on cos(dI, dT): ``log`` is the released code's -log((1 + cos) / 2), ``cosine`` the paper's 1 - cos."""
+    """The loss on cos(dI, dT).
+
+    ``log`` is the released code's -log((1 + cos) / 2), ``cosine`` the paper's 1 - cos. Both push an edit that succeeds
+    nearly as hard as one that does not begin to; ``squared``, (1 - cos)^2, is ours and lets go of what is right.
+    """
     if form == "log":
         return -torch.log(((1 + cosine) / 2).clamp(min=1e-6))
-    return 1 - cosine
+    return (1 - cosine) ** 2 if form == "squared" else 1 - cosine
 
 
 def reconstruction_loss(pred_x0_edit: Images, pred_x0_source: Images) -> PerSample:

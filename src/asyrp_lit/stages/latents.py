@@ -64,7 +64,7 @@ def build_store(
 ) -> LatentStore:
     """The latents of a source, computed where they are missing."""
     method = cfg.method
-    precision = "bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true"
+    precision = cfg.latents.precision or ("bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true")
     key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
     num_labels = len(source[0].labels)
     store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)

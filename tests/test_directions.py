@@ -173,6 +173,19 @@ def test_a_file_of_another_kind_is_refused(scripts, released, verb, name, messag
     assert message in fail(scripts, verb, released / name)
 
 
+def test_pack_halves_the_file_and_keeps_what_it_says(scripts, base, released):
+    run(scripts, "import", released / SMILING, *base, "cos_text=0.899", f"out={released}/a.safetensors")
+    assert run(scripts, "pack", released / "a.safetensors", released / "b.safetensors").code == 0
+    whole, half = ((released / name).stat().st_size for name in ("a.safetensors", "b.safetensors"))
+    assert half < 0.6 * whole
+    (a, info_a), (b, info_b) = (read_direction(released / name) for name in ("a.safetensors", "b.safetensors"))
+    assert info_a == info_b
+    for key, value in b.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, a.state_dict()[key], atol=1e-6, rtol=1e-3)
+    assert "exists already" in fail(scripts, "pack", released / "a.safetensors", released / "b.safetensors")
+
+
 def test_export_overwrites_nothing(scripts, base, released):
     out = f"out={released}/a.safetensors"
     assert run(scripts, "import", released / SMILING, *base, "interval=fixed", out).code == 0

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from asyrp_lit.losses.clip import FrozenCLIP
 from asyrp_lit.losses.kept import KeptReadings
-from asyrp_lit.training.objective import LossRecipe
+from asyrp_lit.training.objective import LossRecipe, MeasuredDirection
 
 
 def make_images(seed=0):
@@ -41,6 +41,29 @@ def test_a_weight_of_zero_reads_nothing(tiny):
     edit, source = make_images()
     assert module.kept is None
     assert not module.compute_objective(edit, source, module.clip.encode_images(source)).keep.any()
+
+
+def test_the_size_of_delta_h_is_relative_to_h_and_weighted(tiny):
+    h = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    direction = MeasuredDirection(lambda h, temb, t: 0.5 * h)
+    direction(h, torch.zeros(3, 8), torch.tensor([5, 5, 5]))
+    assert_close(direction.size, torch.full((3,), 0.25))
+    module = tiny.make_module(recipe=LossRecipe(w_delta_h=2.0))
+    edit, source = make_images()
+    embeddings = module.clip.encode_images(source.roll(1, -1))
+    plain = module.compute_objective(edit, source, embeddings)
+    sized = module.compute_objective(edit, source, embeddings, direction.size)
+    assert_close(sized.total, plain.total + 0.5)
+
+
+def test_a_weight_on_its_size_keeps_delta_h_small(tiny, tmp_path):
+    sizes = {}
+    for weight in (0.0, 5.0):
+        module = tiny.make_module(recipe=LossRecipe(w_delta_h=weight))
+        tiny.make_trainer(max_epochs=2).fit(module, tiny.make_data(tmp_path))
+        inputs = torch.ones(1, 16, 2, 2), torch.ones(1, 32), torch.tensor([500])
+        sizes[weight] = float(module.direction(*inputs).norm())
+    assert sizes[5.0] < 0.7 * sizes[0.0]
 
 
 @pytest.mark.parametrize("change", [{"w_keep": -1.0}, {"w_keep": float("nan")}])

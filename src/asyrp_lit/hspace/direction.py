@@ -114,9 +114,11 @@ def direction_arguments(
     return {"timesteps": list(timesteps), **shape} if kind == "per_timestep" else shape
 
 
-def save_direction(path: Path, direction: nn.Module, info: DirectionInfo) -> None:
-    """Write a direction file (safetensors with JSON metadata), all of it or nothing."""
+def save_direction(path: Path, direction: nn.Module, info: DirectionInfo, half: bool = False) -> None:
+    """Write a direction file (safetensors with JSON metadata), all of it or nothing; ``half`` keeps float16."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in direction.state_dict().items()}
+    if half:
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     content = save(tensors, metadata={_METADATA_KEY: json.dumps(asdict(info), sort_keys=True)})
     write_whole(path, content)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asyrp_lit.hspace.direction import read_direction
+from asyrp_lit.hspace.direction import read_direction, save_direction
 from asyrp_lit.hspace.released import read_released, write_released
 from asyrp_lit.hspace.released_names import parse_released_name
 from asyrp_lit.stages.direction_table import tabulate_direction, tabulate_released
@@ -27,7 +27,7 @@ keys (conf/directions.yaml; --help of train.py lists the groups):
 
 
 def directions(arguments: Sequence[str], conf: Path) -> None:
-    """Run ``import``, ``export`` or ``show`` as the command line says; exit code 1 where any file failed.
+    """Run ``import``, ``export``, ``pack`` or ``show`` as the command line says; exit code 1 where any file failed.
 
     Args:
         arguments: of the command line, without the script.
@@ -40,6 +40,8 @@ def directions(arguments: Sequence[str], conf: Path) -> None:
             import_files([Path(word) for word in options.words if not _is_override(word)], overrides, conf)
         elif options.verb == "export":
             export_file(options.file, options.out or options.file.with_suffix(".pth"))
+        elif options.verb == "pack":
+            pack_file(options.file, options.out)
         else:
             _, failed = try_each(options.files, str, lambda path: show_file(path, conf))
             raise_failed(failed, len(options.files))
@@ -47,7 +49,7 @@ def directions(arguments: Sequence[str], conf: Path) -> None:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="directions.py", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="import | export | show")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="import | export | pack | show")
     raw = argparse.RawDescriptionHelpFormatter
     verb = verbs.add_parser(
         "import", help="released files to direction files", epilog=_IMPORT_HELP, formatter_class=raw
@@ -56,6 +58,9 @@ def _make_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("export", help="a direction file to a released one")
     verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}")
     verb.add_argument("out", type=Path, nargs="?", metavar="OUT.pth")
+    verb = verbs.add_parser("pack", help="a direction file in float16, half the size")
+    verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}")
+    verb.add_argument("out", type=Path, metavar=f"OUT{_SUFFIX}")
     verb = verbs.add_parser("show", help="what files of either kind hold")
     verb.add_argument("files", type=Path, nargs="+", metavar="FILE")
     return parser
@@ -76,6 +81,22 @@ def export_file(path: Path, out: Path) -> None:
     if out.exists():
         raise ValueError(f"{out} exists already: name another file, python directions.py export {path} OUT.pth")
     write_released(out, direction)
+    log.info("%s (%s on %s) -> %s", path, info.attribute, info.base_model, out)
+
+
+def pack_file(path: Path, out: Path) -> None:
+    """Write a direction file with its tensors in float16; they are float32 again when it is loaded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a direction file, a number is too large for float16, or ``out`` is there already.
+    """
+    direction, info = read_direction(path)
+    if out.exists():
+        raise ValueError(f"{out} exists already: name another file, python directions.py pack {path} OUT{_SUFFIX}")
+    if not all(value.half().isfinite().all() for value in direction.state_dict().values()):
+        raise ValueError(f"{path} has numbers that float16 cannot hold: keep it as it is")
+    save_direction(out, direction, info, half=True)
     log.info("%s (%s on %s) -> %s", path, info.attribute, info.base_model, out)
 
 

@@ -20,8 +20,8 @@ from asyrp_lit.losses.directional import directional_cosine, directional_loss, r
 from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import Embeddings, Images
-from asyrp_lit.training.objective import LossRecipe, Objective
+from asyrp_lit.shapes import Embeddings, Images, PerSample
+from asyrp_lit.training.objective import LossRecipe, MeasuredDirection, Objective
 from asyrp_lit.training.slots import (
     Slots,
     advance_unedited,
@@ -123,7 +123,11 @@ class AsyrpModule(LightningModule):
         return self.direction.load_state_dict(own, strict=strict, assign=assign)
 
     def compute_objective(
-        self, pred_x0_edit: Images, pred_x0_source: Images, source_embeddings: Embeddings
+        self,
+        pred_x0_edit: Images,
+        pred_x0_source: Images,
+        source_embeddings: Embeddings,
+        size: PerSample | None = None,
     ) -> Objective:
         """The loss per sample.
 
@@ -131,6 +135,7 @@ class AsyrpModule(LightningModule):
             pred_x0_edit: P_t with the edit, carries the graph.
             pred_x0_source: P_t of the unedited trajectory.
             source_embeddings: CLIP embeddings of each sample's own real image.
+            size: ``relative_size`` of delta_h; ``None`` where there is none.
         """
         recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
         pred_embeddings = source_embeddings
@@ -141,8 +146,9 @@ class AsyrpModule(LightningModule):
         clip = directional_loss(directional_cosine(edit_embeddings, source, self.text_direction), recipe.form)
         l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
         keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
+        size = torch.zeros_like(l1) if size is None else size
         total = recipe.w_clip * clip + recipe.w_l1 * self.cos_text * l1 + recipe.w_keep * keep
-        return Objective(total, clip, l1, keep)
+        return Objective(total + recipe.w_delta_h * size, clip, l1, keep, size)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         """As many updates as there are training timesteps; on the way every slot takes in its image of the batch.
@@ -164,7 +170,7 @@ class AsyrpModule(LightningModule):
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
             parts.append(torch.stack([part.detach().mean() for part in objective]))
         self._slots = slots if offsets.any() else None
-        names = ("train/loss", "train/clip", "train/l1", "train/keep")
+        names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
         means = dict(zip(names, torch.stack(parts).mean(dim=0), strict=True))
         self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
 
@@ -189,8 +195,10 @@ class AsyrpModule(LightningModule):
         with torch.no_grad():
             bottleneck = self.model.encode(x, steps)
             eps = self.model.decode(bottleneck).float()
-        eps_edit = edit_eps(self.model, bottleneck, eps, self.direction, steps)
-        objective = self.compute_objective(compute_pred_x0(x, eps_edit, alphas[0]), pred_x0_source, source)
+        direction = MeasuredDirection(self.direction)
+        eps_edit = edit_eps(self.model, bottleneck, eps, direction, steps)
+        pred_x0_edit = compute_pred_x0(x, eps_edit, alphas[0])
+        objective = self.compute_objective(pred_x0_edit, pred_x0_source, source, direction.size)
         self._update(objective.total.mean())
         return step_asyrp(x, eps, eps_edit.detach(), *alphas), objective
 

@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from asyrp_lit.hspace.direction import Direction, get_space
 from asyrp_lit.losses.directional import LossForm
-from asyrp_lit.shapes import PerSample
+from asyrp_lit.shapes import BottleneckH, Images, PerSample, TimeEmbedding, Timesteps
 
 ClipSource = Literal["x_0", "pred_x0"]
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """What is minimised: w_clip * directional(P_edit) + w_l1 * cos_text * mean|P_edit - P_source| + w_keep * keep.
+    """What is minimised, a weighted sum of the parts of ``Objective``; the L1 term is scaled by cos_text as well.
 
     Attributes:
         w_clip: weight of the directional CLIP loss.
@@ -20,6 +21,8 @@ class LossRecipe:
         clip_source: the source image of the CLIP direction: the real ``x_0`` (released code) or P_t of the unedited
             trajectory, ``pred_x0`` (paper).
         w_keep: weight of ``KeptReadings`` between P_source and P_edit; not in the paper.
+        w_delta_h: weight of ``relative_size`` of delta_h; not in the paper, whose SGD moves only what matters. Adam
+            moves every weight of f_t alike, and delta_h grows to half the length of h, much of it to other effects.
 
     Raises:
         ValueError: a choice does not exist, or a weight is negative.
@@ -30,12 +33,13 @@ class LossRecipe:
     form: LossForm = "log"
     clip_source: ClipSource = "x_0"
     w_keep: float = 0.0
+    w_delta_h: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("form", get_args(LossForm)), ("clip_source", get_args(ClipSource))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"method.loss.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("w_clip", "w_l1", "w_keep"):
+        for name in ("w_clip", "w_l1", "w_keep", "w_delta_h"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"method.loss.{name} must be 0 or more, got {getattr(self, name)!r}")
 
@@ -47,3 +51,29 @@ class Objective(NamedTuple):
     clip: PerSample
     l1: PerSample
     keep: PerSample
+    size: PerSample
+
+
+def relative_size(delta: Images, moved: Images) -> PerSample:
+    """Mean square of a delta over that of what it moves (h, or eps in eps-space), per sample; 0 or more."""
+    return delta.square().flatten(1).mean(dim=1) / moved.square().flatten(1).mean(dim=1)
+
+
+class MeasuredDirection:
+    """A direction that remembers how large its last proposal was, with the graph.
+
+    Attributes:
+        size: ``relative_size`` of the last proposal.
+    """
+
+    size: PerSample
+
+    def __init__(self, direction: Direction) -> None:
+        self.direction = direction
+        self.space = get_space(direction)
+
+    def __call__(self, h: BottleneckH, temb: TimeEmbedding, t: Timesteps) -> BottleneckH:
+        """What the direction proposes."""
+        delta = self.direction(h, temb, t)
+        self.size = relative_size(delta.float(), h.float())
+        return delta

@@ -1,4 +1,4 @@
-# make demo: environment, install, train and show. make test: the tests, in the same environment.
+# make demo: environment, install, edit with an embedded direction, then train one and show it. make test: the tests, in the same environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
+	$(BIN)/python edit.py
 	$(BIN)/python train.py
 
 test: $(STAMP)

@@ -2,6 +2,7 @@
 
 import io
 from contextlib import redirect_stderr
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 import asyrp_lit
 from asyrp_lit import AsyrpPipeline
+from asyrp_lit.models import fetch
 
 
 @pytest.fixture(name="pipe")
@@ -83,6 +85,29 @@ def test_a_pipeline_of_others_is_a_base_model(model, tmp_path):
     pipe = AsyrpPipeline.from_pretrained(tmp_path / "base")
     assert (dict(pipe.directions), pipe.model.name) == ({}, "base")
     assert pipe.model.fingerprint() == model.fingerprint()
+
+
+def test_a_repository_of_the_hub_comes_with_its_directions(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path / "pipe")
+    asked = []
+    monkeypatch.setattr(fetch, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path / "pipe"))
+    again = AsyrpPipeline.from_pretrained("someone/avatars", revision="v1")
+    assert list(again.directions) == ["boosted", "glasses", "smiling"]
+    assert (asked[0][0], asked[0][1]["revision"]) == (("someone/avatars",), "v1")
+    assert any(fnmatch("directions/smiling.safetensors", pattern) for pattern in asked[0][1]["allow_patterns"])
+
+
+@pytest.mark.parametrize("place", ["no-such-folder", "/no/such/folder", "someone/nothing"])
+def test_a_pipeline_that_is_nowhere_is_named(place):
+    with pytest.raises(FileNotFoundError, match=f"no folder {place}, and the Hugging Face hub"):
+        AsyrpPipeline.from_pretrained(place, local_files_only=True)
+
+
+def test_weights_in_a_lower_precision_are_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "pipe")
+    low = asyrp_lit.load_model(tmp_path / "pipe").unet.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"must be float32, got torch\.bfloat16: load them .* call pipe\.to"):
+        AsyrpPipeline(low, DDIMScheduler())
 
 
 def test_without_images_it_samples_with_the_generator(pipe):

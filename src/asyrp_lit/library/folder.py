@@ -9,7 +9,7 @@ from torch import nn
 from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.direction import save_direction
 from asyrp_lit.library.models import ModelDirection
-from asyrp_lit.models.fetch import fetch_folder
+from asyrp_lit.models.fetch import FETCH_ERRORS, fetch_folder
 
 _DIRECTIONS = "directions"
 #: Lets ``DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")`` find the class.
@@ -31,11 +31,17 @@ def find_folder(place: str, revision: str | None, only_local: bool) -> Path:
     """The local folder of a pipeline, fetched from the hub if it is not there; safetensors and settings only.
 
     Raises:
-        OSError, EntryNotFoundError, ValueError: it is neither there nor on the hub.
+        FileNotFoundError: it is neither there nor to be had from the hub.
     """
     if Path(place).is_dir():
         return Path(place)
-    return fetch_folder(place, revision or "main", only_local)
+    try:
+        return fetch_folder(place, revision or "main", only_local)
+    except FETCH_ERRORS as error:
+        reason = " ".join(str(error).split())[:160]
+        raise FileNotFoundError(
+            f"there is no folder {place}, and the Hugging Face hub gives no repository of that name ({reason})"
+        ) from error
 
 
 def list_direction_files(folder: Path) -> dict[str, Path]:

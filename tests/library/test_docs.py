@@ -9,7 +9,7 @@ import torch
 
 import asyrp_lit
 from asyrp_lit.hspace import embedded
-from asyrp_lit.library import models, pipeline
+from asyrp_lit.library import models, parts
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def run_snippets(unet, files, photos, tmp_path, monkeypatch):
     for name in ("smiling", "glasses"):
         (tmp_path / f"{name}.safetensors").write_bytes(files[name].read_bytes())
     monkeypatch.setattr(embedded, "_FOLDER", tmp_path)
-    for place in (models, pipeline):
+    for place in (models, parts):
         monkeypatch.setattr(place, "load_embedded", {"ddpmpp_avatars": asyrp_lit.load_model(unet)}.get)
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     (tmp_path / "here").mkdir()

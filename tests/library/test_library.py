@@ -1,17 +1,22 @@
 """The library's functions give the scripts' pictures, whatever the pictures come as."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import asyrp_lit
 from asyrp_lit.data.decode import load_image
 from asyrp_lit.editing.plan import edit_latents, make_plan
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,7 @@ def test_what_is_no_image_is_refused(model, images, error, message):
         ({"process": "both"}, "process must be one of"),
         ({"seed": [1]}, "one for each of the 3 images, got 1"),
         ({"directions": []}, "one direction or more"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
     ],
 )
 def test_an_impossible_edit_is_refused(model, directions, latents, options, message):
@@ -160,6 +166,18 @@ def test_a_direction_of_another_model_is_refused(model, files, directions):
     drawn = asyrp_lit.draw_latents(other, 1, num_steps=4)
     with pytest.raises(ValueError, match=r"direction smiling was trained on .* does not fit ddpmpp_avatars"):
         asyrp_lit.edit(other, drawn, directions["smiling"])
+
+
+def test_a_checkpoint_in_an_original_key_style_is_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
+    tensors = load_file(GOLDENS / "ddpm.safetensors")
+    save_file(
+        {key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, tmp_path / "a.safetensors"
+    )
+    size = json.loads((GOLDENS / "ddpm.json").read_text())["constructor"]["image_size"]
+    model = asyrp_lit.load_model(tmp_path / "a.safetensors", image_size=size)
+    assert (model.name, model.image_size) == ("a", size)
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_a_model_is_found_or_the_message_says_what_to_do(tmp_path):

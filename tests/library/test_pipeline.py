@@ -1,5 +1,6 @@
 """The pipeline edits as the library does, and one folder brings it back."""
 
+import copy
 import io
 from contextlib import redirect_stderr
 from fnmatch import fnmatch
@@ -7,7 +8,15 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 from torch.testing import assert_close
 
 import asyrp_lit
@@ -155,6 +164,15 @@ def test_bars_count_the_passes(pipe, photos):
     assert not pipe.unet.conv_in._forward_hooks
 
 
+def test_another_network_makes_the_directions_strange(pipe, unet, photos):
+    pipe.unet = asyrp_lit.load_model(unet).unet  # the same weights
+    pipe(photos[0], "smiling")
+    pipe.unet.conv_in.weight.data.add_(1)
+    pipe.unet = copy.deepcopy(pipe.unet)
+    with pytest.raises(ValueError, match="direction smiling was trained on"):
+        pipe(photos[0], "smiling")
+
+
 def test_saving_over_other_directions_is_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "pipe")
     pipe.remove_direction("glasses")
@@ -180,6 +198,9 @@ def test_a_folder_without_weights_is_refused(pipe, tmp_path):
 
 def test_another_schedule_or_network_is_refused(model):
     assert AsyrpPipeline(model.unet, DDPMScheduler()).model.name == "custom"
+    assert AsyrpPipeline(model.unet, PNDMScheduler()).model.name == "custom"
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler says beta_schedule=unknown"):
+        AsyrpPipeline(model.unet, FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match="DDIMScheduler says beta_schedule=scaled_linear"):
         AsyrpPipeline(model.unet, DDIMScheduler(beta_schedule="scaled_linear"))
     with pytest.raises(ValueError, match="rescale_betas_zero_snr=True"):
@@ -201,6 +222,8 @@ def test_another_schedule_or_network_is_refused(model):
         ({"strength": float("inf")}, "strength must be finite numbers"),
         ({"num_inference_steps": 0}, "num_steps must be 2 to"),
         ({"t_edit": 1000}, "no step edits"),
+        ({"images_per_pass": 0}, "images_per_pass must be a whole number, 1 or more, got 0"),
+        ({"image": None, "batch_size": 0}, "batch_size must be a whole number, 1 or more, got 0"),
         ({"image": torch.full((1, 3, 32, 32), -1.0)}, r"floats in \[0, 1\], as in the rest of diffusers"),
         ({"generator": [torch.Generator()] * 2}, "one for each of the 1 images, got 2"),
     ],

@@ -11,7 +11,7 @@ from asyrp_lit.editing.plan import edit_latents, make_plan
 from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.editing.strengths import combine_strengths, spread_strengths
 from asyrp_lit.library.images import ImageInput
-from asyrp_lit.library.latents import BATCH_SIZE, Latents, find_latents, get_device
+from asyrp_lit.library.latents import BATCH_SIZE, Latents, check_count, find_latents, get_device
 from asyrp_lit.library.models import ModelDirection, load_direction
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Edits
@@ -51,6 +51,7 @@ def edit(
     Raises:
         FileNotFoundError, TypeError, ValueError: an argument is not possible; the message says what is.
     """
+    check_count("batch_size", batch_size)
     wanted = [directions] if isinstance(directions, DirectionInput) else list(directions)
     device = get_device(model)
     found = [each if isinstance(each, ModelDirection) else load_direction(each, model) for each in wanted]

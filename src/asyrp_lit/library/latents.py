@@ -41,6 +41,17 @@ class Latents:
         return self.contents or tuple(x.cpu().numpy().tobytes() for x in self.x_T)
 
 
+def check_count(name: str, value: int) -> int:
+    """A number of images.
+
+    Raises:
+        ValueError: it is no whole number, 1 or more.
+    """
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")
+    return value
+
+
 def get_device(model: HSpaceUNet) -> torch.device:
     """Where a model computes."""
     return next(model.parameters()).device
@@ -59,6 +70,7 @@ def invert(model: HSpaceUNet, images: ImageInput, num_steps: int = NUM_STEPS, ba
         FileNotFoundError, TypeError, ValueError: the images are not what ``to_tensor`` takes.
         FloatingPointError: x_T is not finite.
     """
+    check_count("batch_size", batch_size)
     x_0 = to_tensor(images, model.image_size)
     device, grid = get_device(model), make_time_grid(num_steps)
     alphas_cumprod = make_alphas_cumprod().to(device)
@@ -97,6 +109,7 @@ def reconstruct(
     Raises:
         ValueError: the latents took another number of steps, or as for ``invert``.
     """
+    check_count("batch_size", batch_size)
     latents = find_latents(model, images, num_steps, NUM_STEPS, batch_size)
     device, grid = get_device(model), make_time_grid(latents.num_steps)
     alphas_cumprod = make_alphas_cumprod().to(device)

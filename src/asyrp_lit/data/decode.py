@@ -1,7 +1,8 @@
-"""One encoded image, a file or its bytes, as a tensor: every kind of picture becomes (3, S, S) in [-1, 1]."""
+"""One image, a file, its bytes or a PIL image, as a tensor: every kind of picture becomes (3, S, S) in [-1, 1]."""
 
 import struct
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -41,13 +42,21 @@ def _crop_and_resize(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
 
 
-def load_image(image: str | Path | bytes, size: int, name: str | None = None) -> Float[Tensor, "3 size size"]:
-    """One encoded image as (3, S, S) float32 in [-1, 1]: upright, RGB, short side resized to ``size``, centre-cropped.
+def _open(image: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    if isinstance(image, Image.Image):
+        return nullcontext(image)  # the caller's to close
+    return Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+
+
+def load_image(
+    image: str | Path | bytes | Image.Image, size: int, name: str | None = None
+) -> Float[Tensor, "3 size size"]:
+    """One image as (3, S, S) float32 in [-1, 1]: upright, RGB, short side resized to ``size``, centre-cropped.
 
     EXIF orientation is applied, transparency shows white, 16-bit grey is scaled, an animation gives its first frame.
 
     Args:
-        image: path of any file that Pillow reads, or the bytes of one.
+        image: path of any file that Pillow reads, the bytes of one, or an image that Pillow has opened or made.
         size: edge of the result in pixels.
         name: what messages call it; ``None`` for the path.
 
@@ -55,9 +64,9 @@ def load_image(image: str | Path | bytes, size: int, name: str | None = None) ->
         FileNotFoundError: there is no such file.
         ValueError: it is not an image, is damaged, has pixels without a known range, or is too large to be safe.
     """
-    name = name or ("of given bytes" if isinstance(image, bytes) else str(image))
+    name = name or (str(image) if isinstance(image, str | Path) else "that was given")
     try:
-        with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as file:
+        with _open(image) as file:
             pixels = _crop_and_resize(_convert_to_rgb(ImageOps.exif_transpose(file)), size)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

@@ -173,14 +173,22 @@ def load_direction(path: Path, base_fingerprint: str, base_model: str) -> tuple[
         FileNotFoundError: there is no such file.
         ValueError: not a direction file, damaged, or made for another base model.
     """
-    info = read_direction_info(path)
+    check_base(read_direction_info(path), str(path), base_fingerprint, base_model)
+    return read_direction(path)
+
+
+def check_base(info: DirectionInfo, name: str, base_fingerprint: str, base_model: str) -> None:
+    """Refuse a direction of another base model.
+
+    Raises:
+        ValueError: it is; ``name`` is what the message calls the direction.
+    """
     if info.base_fingerprint != base_fingerprint:
         raise ValueError(
-            f"direction {path} was trained on {info.base_model} ({info.base_fingerprint}) and does not fit "
+            f"direction {name} was trained on {info.base_model} ({info.base_fingerprint}) and does not fit "
             f"{base_model} ({base_fingerprint}): h-spaces of different weights have nothing in common. "
             f"Choose the base model {info.base_model}, or train the direction on {base_model}"
         )
-    return read_direction(path)
 
 
 def read_direction(path: Path) -> tuple[nn.Module, DirectionInfo]:

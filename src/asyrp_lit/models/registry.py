@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Of a scheduler_config.json: what the method's schedule is, DDPM's linear one predicting eps.
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-SCHEDULE |= {"prediction_type": "epsilon"}
+SCHEDULE |= {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False}
+#: Base models that ship with the package.
+EMBEDDED = ("ddpmpp_avatars",)
 
 
 def load_embedded(name: str) -> HSpaceUNet:
@@ -139,10 +141,19 @@ def _check_kind(name: str, folder: Path) -> None:
 def _check_schedule(name: str, folder: Path) -> None:
     """Refuse a pipeline whose noise schedule is not DDPM's linear one."""
     for path in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
-        found = _read_json(name, path) if path.is_file() else {}
-        if wrong := [f"{key}={found[key]}" for key, value in SCHEDULE.items() if found.get(key, value) != value]:
-            wanted = ", ".join(f"{key}={value}" for key, value in SCHEDULE.items())
-            raise ValueError(f"base model {name}: {path} says {', '.join(wrong)}; the method here needs {wanted}")
+        if path.is_file():
+            check_schedule(_read_json(name, path), f"base model {name}: {path}")
+
+
+def check_schedule(found: Mapping[str, Any], where: str) -> None:
+    """Refuse a scheduler's settings that are not DDPM's linear schedule; what they don't say is taken to be right.
+
+    Raises:
+        ValueError: they say something else.
+    """
+    if wrong := [f"{key}={found[key]}" for key, value in SCHEDULE.items() if found.get(key, value) != value]:
+        wanted = ", ".join(f"{key}={value}" for key, value in SCHEDULE.items())
+        raise ValueError(f"{where} says {', '.join(wrong)}; the method here needs {wanted}")
 
 
 def _read_json(name: str, path: Path) -> Mapping[str, Any]:

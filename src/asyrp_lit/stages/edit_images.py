@@ -1,6 +1,5 @@
 """The latents that an edit begins with, and where in the picture it may act."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import open_images
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.schedule import make_time_grid
+from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.hspace.direction import Classes, DirectionInfo
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -127,12 +127,6 @@ def split_batches(latents: Latents, todo: Sequence[int], batch_size: int, seed: 
         x_0 = from_uint8(torch.stack([item["x_0"] for item in items]))
         x_T = torch.stack([item["x_T"] for item in items])
         yield EditBatch(keys, x_0, x_T, [derive_seed(content, seed) for content in about])
-
-
-def derive_seed(content: bytes, seed: int) -> int:
-    """The seed of an image's own noise: of its content and the run's seed, not of its batch or place."""
-    digest = hashlib.sha256(f"{seed} ".encode() + content).digest()
-    return int.from_bytes(digest[:6], "little")
 
 
 def load_mask(cfg: DictConfig, model: HSpaceUNet, space: str) -> Mask | None:

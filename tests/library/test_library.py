@@ -1,0 +1,188 @@
+"""The library's functions give the scripts' pictures, whatever the pictures come as."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+import asyrp_lit
+from asyrp_lit.data.decode import load_image
+from asyrp_lit.editing.plan import edit_latents, make_plan
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@pytest.fixture(scope="module")
+def directions(model, files):
+    return {name: asyrp_lit.load_direction(files[name], model) for name in ("smiling", "glasses", "boosted")}
+
+
+@pytest.fixture(scope="module")
+def latents(model, photos):
+    return asyrp_lit.invert(model, photos, num_steps=4)
+
+
+def test_importing_the_package_loads_no_network_library():
+    code = "import sys, asyrp_lit; print([m for m in ('torch', 'diffusers', 'PIL') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_exported_name_is_there_and_listed():
+    assert all(getattr(asyrp_lit, name) is not None for name in asyrp_lit.__all__)
+    assert set(asyrp_lit.__all__) <= set(dir(asyrp_lit))
+    with pytest.raises(AttributeError, match="no attribute 'upside_down'"):
+        asyrp_lit.upside_down  # noqa: B018
+
+
+@pytest.fixture(name="script")
+def run_edit(scripts, unet, tmp_path):
+    """``edit.py`` on the tiny network; the pixels that it writes by image and column."""
+
+    def run(*overrides):
+        network = (*scripts.tiny(tmp_path), f"model.weights={unet}")
+        places = (f"hydra.run.dir={tmp_path / 'run'}", f"out={tmp_path / 'out'}")
+        outcome = scripts.run("edit.py", *network, *places, *overrides)
+        assert outcome.code == 0, outcome.text
+        return lambda key, column: np.asarray(Image.open(tmp_path / "out" / "images" / key / f"{column}.png"))
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["smiling", "boosted"])
+def test_an_edit_is_the_picture_of_the_script(script, model, files, photos, tmp_path, name):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, photo in enumerate(photos):
+        photo.save(folder / f"{number}.png")
+    read = script(f"direction={files[name]}", f"images={folder}", "strength=[-1,2]", "seed=7")
+    edits = asyrp_lit.to_pil(asyrp_lit.edit(model, photos, files[name], [-1, 2], seed=7))
+    for row, strength in enumerate((-1, 2)):
+        for number in range(3):
+            written = read(f"{number}.png", f"strength_{strength}")
+            assert np.array_equal(written, np.asarray(edits[3 * row + number]))
+            assert np.abs(written - read(f"{number}.png", "reconstruction").astype(int)).mean() > 10
+
+
+def test_drawn_latents_are_those_of_the_script(script, model, files):
+    read = script(f"direction={files['boosted']}", "images=random", "n=2", "strength=1", "seed=3")
+    latents = asyrp_lit.draw_latents(model, 2, num_steps=4, seed=3)
+    edits = asyrp_lit.to_pil(asyrp_lit.edit(model, latents, files["boosted"], seed=3))
+    assert np.array_equal(read("edit-000001", "strength_1"), np.asarray(edits[1]))
+
+
+def test_several_directions_are_the_plan_that_the_scripts_make(model, directions, latents):
+    both = [directions["smiling"], directions["glasses"]]
+    plan = make_plan([(each.direction, each.info) for each in both], 4)
+    wanted = edit_latents(model, latents.x_T, plan, [(1.0, 0.7)])
+    assert torch.equal(asyrp_lit.edit(model, latents, both, [1, 0.7]), wanted)
+
+
+def test_strength_0_is_the_reconstruction(model, directions, latents, photos):
+    edits = asyrp_lit.edit(model, latents, directions["smiling"], 0)
+    assert_close(edits, asyrp_lit.reconstruct(model, latents), atol=1e-5, rtol=0)
+    assert torch.equal(asyrp_lit.reconstruct(model, photos, num_steps=4), asyrp_lit.reconstruct(model, latents))
+
+
+def test_strengths_are_blocks_whatever_the_batch_size(model, directions, latents):
+    at_once = asyrp_lit.edit(model, latents, directions["boosted"], [-1, 0.5])
+    for row, strength in enumerate((-1, 0.5)):
+        alone = asyrp_lit.edit(model, latents, directions["boosted"], strength, batch_size=1)
+        assert_close(at_once[3 * row : 3 * row + 3], alone, atol=1e-3, rtol=1e-4)
+
+
+def test_latents_keep_their_number_of_steps(model, directions, photos):
+    latents = asyrp_lit.invert(model, photos[0], num_steps=6)
+    edit = asyrp_lit.edit(model, latents, directions["smiling"])
+    assert torch.equal(edit, asyrp_lit.edit(model, photos[0], directions["smiling"], num_steps=6))
+    with pytest.raises(ValueError, match="these latents took 6 steps, num_steps is 4"):
+        asyrp_lit.edit(model, latents, directions["smiling"], num_steps=4)
+
+
+def test_pictures_paths_and_tensors_agree(photos, tmp_path):
+    photos[0].save(tmp_path / "a.png")
+    tensor = load_image(tmp_path / "a.png", 32)
+    for form in (photos[0], [photos[0]], tmp_path / "a.png", str(tmp_path / "a.png"), tensor, tensor[None]):
+        assert torch.equal(asyrp_lit.to_tensor(form, 32), tensor[None])
+    assert torch.equal(asyrp_lit.to_tensor(asyrp_lit.to_pil(tensor[None]), 32), tensor[None])
+
+
+def test_a_picture_in_memory_is_turned_and_put_on_white(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    image = Image.new("RGBA", (8, 4), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 4, 4))
+    image.save(tmp_path / "a.png", exif=exif)
+    opened = Image.open(tmp_path / "a.png")
+    assert torch.equal(load_image(opened, 4), load_image(tmp_path / "a.png", 4))
+    assert opened.convert("RGBA").size == (8, 4)  # neither closed nor changed
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([], ValueError, "there is no image"),
+        ("/no/such.png", FileNotFoundError, r"such\.png"),
+        (torch.zeros(1, 3, 16, 16), ValueError, r"must be \(B, 3, 32, 32\) for this model, got \(1, 3, 16, 16\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ValueError, "must be floats"),
+        (torch.full((1, 3, 32, 32), 255.0), ValueError, "got 255 to 255"),
+        (torch.full((1, 3, 32, 32), torch.nan), ValueError, "must be finite"),
+        (torch.zeros(0, 3, 32, 32), ValueError, "must be"),
+        (Image.new("F", (8, 8)), ValueError, "image that was given cannot be read"),
+    ],
+)
+def test_what_is_no_image_is_refused(model, images, error, message):
+    with pytest.raises(error, match=message):
+        asyrp_lit.invert(model, images, num_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": float("nan")}, "strength must be finite numbers"),
+        ({"strength": [[1, 2]]}, "strength must be finite numbers"),
+        ({"t_edit": 1000}, "no step edits"),
+        ({"process": "both"}, "process must be one of"),
+        ({"seed": [1]}, "one for each of the 3 images, got 1"),
+        ({"directions": []}, "one direction or more"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+    ],
+)
+def test_an_impossible_edit_is_refused(model, directions, latents, options, message):
+    with pytest.raises(ValueError, match=message):
+        asyrp_lit.edit(model, latents, **{"directions": directions["smiling"], **options})
+
+
+def test_a_direction_of_another_model_is_refused(model, files, directions):
+    with pytest.raises(ValueError, match=r"was trained on other .* and does not fit"):
+        asyrp_lit.load_direction(files["stranger"], model)
+    other = asyrp_lit.load_model("ddpmpp_avatars")
+    drawn = asyrp_lit.draw_latents(other, 1, num_steps=4)
+    with pytest.raises(ValueError, match=r"direction smiling was trained on .* does not fit ddpmpp_avatars"):
+        asyrp_lit.edit(other, drawn, directions["smiling"])
+
+
+def test_a_checkpoint_in_an_original_key_style_is_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASYRP_CACHE", str(tmp_path / "cache"))
+    tensors = load_file(GOLDENS / "ddpm.safetensors")
+    save_file(
+        {key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, tmp_path / "a.safetensors"
+    )
+    size = json.loads((GOLDENS / "ddpm.json").read_text())["constructor"]["image_size"]
+    model = asyrp_lit.load_model(tmp_path / "a.safetensors", image_size=size)
+    assert (model.name, model.image_size) == ("a", size)
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_a_model_is_found_or_the_message_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nor an embedded base model of that name \(ddpmpp_avatars\)"):
+        asyrp_lit.load_model("celeba")
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(ValueError, match="give image_size="):
+        asyrp_lit.load_model(tmp_path / "a.pt")

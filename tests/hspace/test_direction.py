@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from asyrp_lit import files
 from asyrp_lit.hspace.direction import (
-    KINDS,
+    TRAINED_KINDS,
     DirectionInfo,
     direction_arguments,
     load_direction,
@@ -20,7 +20,7 @@ from asyrp_lit.hspace.direction import (
 )
 
 GRID = (0, 500, 999)
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+EACH_KIND = pytest.mark.parametrize("kind", TRAINED_KINDS)
 
 
 def make_info(kind="f_t_ddpm", **changes):

@@ -14,19 +14,20 @@ from torch import nn
 from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta
 from asyrp_lit.hspace.free_delta import GlobalDelta, PerTimestepDelta
+from asyrp_lit.hspace.pullback import PullbackDelta
 from asyrp_lit.shapes import BottleneckH, TimeEmbedding, Timesteps
 
 FORMAT_VERSION = 1
 _METADATA_KEY = "asyrp_lit"
 
 
-#: What a direction moves: the bottleneck h, or eps itself (the paper's baseline).
-Space = Literal["h", "eps"]
+#: What a direction moves: the bottleneck h, eps itself (the paper's baseline), or x_t (pullback).
+Space = Literal["h", "eps", "x"]
 
 
 @runtime_checkable
 class Direction(Protocol):
-    """Anything that proposes a delta_h for a bottleneck; with an attribute ``space = "eps"`` a delta_eps for an eps."""
+    """Anything that proposes a delta_h for a bottleneck; its ``space`` may say eps or x: then for these."""
 
     def __call__(self, h: BottleneckH, temb: TimeEmbedding, t: Timesteps) -> BottleneckH:
         """delta_h with the shape of h, for strength 1."""
@@ -44,7 +45,10 @@ KINDS: dict[str, type[nn.Module]] = {
     "f_t_adm": ADMDelta,
     "per_timestep": PerTimestepDelta,
     "global": GlobalDelta,
+    "pullback": PullbackDelta,
 }
+#: Those that train.py can train.
+TRAINED_KINDS = ("f_t_ddpm", "f_t_adm", "per_timestep", "global")
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,15 @@ class DirectionInfo:
     Attributes:
         kind: key of ``KINDS``.
         arguments: keyword arguments of its class.
-        attribute, src_text, trg_text: what it edits and the texts it was trained with.
+        attribute, src_text, trg_text: what it edits and the texts it was trained with; empty texts if with none.
         base_model, base_fingerprint: the frozen network it belongs to.
         t_edit, t_boost: the interval it was trained for.
         num_steps: generation steps in training; other numbers rescale delta_h.
         loss: the loss and its weights.
         metrics: validation metrics at the end of training.
         t_start: the noisiest timestep that is edited; 1000 in files that do not say.
-        source: where a direction comes from that was not trained here (format, file, sha256, ...); else empty.
+        source: where a direction comes from that was not trained here (format, file, sha256, ...; method, images,
+            variance explained, ...); else empty.
     """
 
     kind: str

@@ -59,7 +59,7 @@ def _choose_zoom(zoom: int | None, edge: int) -> int:
     return zoom
 
 
-def _place(picture: Pixels, head: int) -> Figure:
+def place_picture(picture: Pixels, head: int) -> Figure:
     """A figure that shows ``picture`` pixel for pixel under ``head`` free pixel rows."""
     height, width = picture.shape[:2]
     full_width, full_height = width + 2 * _MARGIN, height + 2 * _MARGIN + head
@@ -98,7 +98,7 @@ def draw_grid(columns: Mapping[str, Images], title: str, notes: str | None = Non
     lines += [(line, _NOTES, _GREY) for line in _wrap(notes, _NOTES, picture.shape[1])]
     head = round(sum(_in_pixels(size * _LINE) for _, size, _ in lines) + _in_pixels(_HEADER * _LINE) + _GAP)
 
-    figure = _place(picture, head)
+    figure = place_picture(picture, head)
     width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
     y = height - _MARGIN * 0.6
     for line, size, color in lines:
@@ -125,4 +125,4 @@ def draw_contact_sheet(images: Images, columns: int = 8, zoom: int | None = None
     if len(images) == 0 or columns < 1:
         raise ValueError(f"a contact sheet needs images and columns, got {len(images)} images in {columns} columns")
     zoom = _choose_zoom(zoom, images.shape[-1])
-    return _place(tile(to_pixels(images), min(columns, len(images)), zoom), head=0)
+    return place_picture(tile(to_pixels(images), min(columns, len(images)), zoom), head=0)

@@ -37,7 +37,7 @@ def count_changes(before: Labels, after: Labels) -> dict[str, LabelChange]:
 
 
 def summarise_changes(changes: dict[str, LabelChange], least: float = 0.2, most: int = 3) -> str:
-    """The labels that changed most in words, such as ``glasses 0.75 (sunglasses 0.50), skin 0.25 (dark 0.25)``.
+    """The labels that changed most in words, such as ``glasses 0.75 (sunglasses 0.50)  skin 0.25 (dark 0.25)``.
 
     Args:
         changes: from ``count_changes``.
@@ -49,4 +49,4 @@ def summarise_changes(changes: dict[str, LabelChange], least: float = 0.2, most:
     for label, change in named:
         value, share = max(change.towards.items(), key=lambda item: item[1])
         words.append(f"{label} {change.rate:.2f} ({value} {share:.2f})")
-    return ", ".join(words) or "no label"
+    return "  ".join(words) or "no label"

@@ -26,6 +26,7 @@ def discover(scripts, tmp_path_factory):
         assert "Traceback" not in outcome.text
         return folder, outcome
 
+    run.outputs = outputs
     return run
 
 
@@ -77,6 +78,16 @@ def test_pullback_is_about_the_image_that_is_named(discover):
     assert (info.kind, info.source["images"], info.source["t"]) == ("pullback", "val-000002", "666")
     assert (info.t_edit, info.t_start, get_space(direction)) == (334, 666, "x")
     assert direction.v.norm() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pca-global/pca_1", "pullback/pullback_1"])
+def test_evaluate_judges_what_has_no_texts_by_those_of_the_attribute(discover, scripts, name):
+    path = discover.outputs / f"{name}.safetensors"
+    options = (*scripts.tiny(discover.outputs), *FEW[:2], f"direction={path}", "attr=beard", "strengths=[1]")
+    outcome = scripts.run("evaluate.py", *options, f"hydra.run.dir={discover.outputs}/evaluate")
+    assert outcome.code == 0, outcome.text
+    metrics = json.loads((discover.outputs / "evaluate/metrics.json").read_text())["1"]
+    assert {"success", "preservation", "directional_cosine"} <= set(metrics)
 
 
 def test_a_free_delta_h_is_trained_and_shown(discover):

@@ -25,4 +25,4 @@ def test_a_label_that_was_undefined_is_left_out_and_one_that_becomes_it_counts()
     before[0, 2] = after[1, 2] = -1
     assert count_changes(before, after)["hair_color"] == (1, {"undefined": 1})
     assert math.isnan(count_changes(before[:1], after[:1])["hair_color"].rate)
-    assert summarise_changes(count_changes(before[:1], after[:1])) == "no label"
+    assert summarise_changes(count_changes(before[:1], after[:1])) == "no label at 0.20 or more"

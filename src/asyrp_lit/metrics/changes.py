@@ -49,4 +49,4 @@ def summarise_changes(changes: dict[str, LabelChange], least: float = 0.2, most:
     for label, change in named:
         value, share = max(change.towards.items(), key=lambda item: item[1])
         words.append(f"{label} {change.rate:.2f} ({value} {share:.2f})")
-    return "  ".join(words) or "no label"
+    return "  ".join(words) or f"no label at {least:.2f} or more"

@@ -185,7 +185,8 @@ def find_pullback(cfg: DictConfig, setup: Setup) -> list[Found]:
         info = describe_found(cfg, setup, "pullback", arguments, interval, name)
         info.metrics["singular_value"] = float(basis.s[0, k])
         info.source.update(method="pullback", component=str(k + 1), images=store.item_keys[0], t=str(t))
-        found.append(Found(direction.eval(), info, f"{name}: at t = {t}, singular value {float(basis.s[0, k]):.1f}"))
+        title = f"{name}: of {store.item_keys[0]} at t = {t}, singular value {float(basis.s[0, k]):.1f}"
+        found.append(Found(direction.eval(), info, title))
     return found
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from asyrp_lit.hspace.attribute import resolve_attribute
-from asyrp_lit.hspace.direction import KINDS, direction_arguments, get_space, make_direction
+from asyrp_lit.hspace.direction import TRAINED_KINDS, direction_arguments, get_space, make_direction
 from asyrp_lit.hspace.published import PUBLISHED_CURVES
 from asyrp_lit.models.weights import find_weights
 from asyrp_lit.training.objective import LossRecipe
@@ -23,6 +23,8 @@ CONF = Path(__file__).parents[1] / "conf"
 GOLDENS = Path(__file__).parent / "goldens"
 FOLDERS = [folder for folder in CONF.iterdir() if folder.is_dir()]
 GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in FOLDERS}
+#: Methods that train; the others are of discover.py alone.
+TRAINED = [name for name in GROUPS["method"] if name not in ("pca", "labels", "pullback")]
 TEXTS = ("attr.src_text=a person", "attr.trg_text=a clown")
 
 
@@ -182,6 +184,24 @@ def test_a_custom_checkpoint_gives_the_released_eps(name, tmp_path):
         assert (model(tensors["x_t"], torch.full((2,), t)) - eps).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("method", ["pca", "labels", "pullback", "delta_h"])
+@pytest.mark.parametrize("model", ["ddpmpp_avatars", "ddpmpp_celeba"])
+def test_what_discover_finds_is_what_the_user_says_and_can_be_shown(method, model):
+    overrides = (f"method={method}", f"model={model}")
+    cfg = resolve(compose("discover", list(overrides)))
+    assert choose("discover", *overrides).method == method
+    assert cfg["method"]["kind"] == ("per_timestep" if method == "delta_h" else method)
+    assert {"strengths", "judged", "num_steps", "t_0"} <= set(cfg["method"])
+    assert "attr" not in cfg
+    assert resolve(compose("discover", [*overrides, "attr=beard"]))["attr"]["name"] == "beard"
+
+
+def test_discover_finds_principal_components_of_the_model_s_own_domain_unless_told_otherwise():
+    found = choose("discover")
+    assert (found.method, found.interval, found.data) == ("pca", "lpips_avatars", "avatars")
+    assert choose("discover", "model=ddpmpp_celeba").method == "pca"
+
+
 @pytest.mark.parametrize("script", ["train", "invert", "evaluate"])
 def test_a_published_model_brings_its_data_clip_and_recipe(script):
     found = choose(script, "model=ddpmpp_celeba")
@@ -199,7 +219,7 @@ def test_the_embedded_model_keeps_to_the_embedded_domain():
     assert (found.model, found.data, found.clip, found.method) == ("ddpmpp_avatars", "avatars", "avatars", "f_t")
 
 
-@pytest.mark.parametrize("method", GROUPS["method"])
+@pytest.mark.parametrize("method", TRAINED)
 def test_a_method_builds_its_direction_optimizer_and_loss(method):
     cfg = compose("train", [f"method={method}"]).method
     with torch.device("meta"):
@@ -212,7 +232,7 @@ def test_a_method_builds_its_direction_optimizer_and_loss(method):
 
 def test_every_kind_of_direction_that_trains_is_named_in_the_method():
     line = next(line for line in (CONF / "method/f_t.yaml").read_text().splitlines() if line.startswith("kind:"))
-    assert all(kind in line for kind in KINDS)
+    assert all(kind in line for kind in TRAINED_KINDS)
 
 
 def test_an_attribute_file_is_named_as_its_direction():

@@ -9,7 +9,7 @@ from asyrp_lit.diffusion.ddim import step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing import sample as sample_module
 from asyrp_lit.editing.sample import EDIT_ALWAYS, check_process, descend, sample_images
-from asyrp_lit.hspace.combine import Scaled
+from asyrp_lit.hspace.combine import Combined, Scaled
 from asyrp_lit.inversion.invert import invert_images
 
 ALPHAS = make_alphas_cumprod()
@@ -156,6 +156,37 @@ def test_a_direction_in_eps_space_adds_to_eps_without_a_decode(model, x_T):
             eps = model(x, steps)
             x = step_asyrp(x, eps, 1.1 * eps, *alphas)
     assert_close(edit, x, atol=1e-5, rtol=1e-5)
+
+
+def add_to_x(value):
+    """A direction of space x that adds ``value`` to every pixel."""
+
+    def propose(x, temb, t):
+        return torch.full_like(x, value)
+
+    propose.space = "x"
+    return propose
+
+
+def test_a_direction_of_space_x_moves_x_t_by_the_change_of_eps_and_goes_on_unedited(model, x_T):
+    edit = sample_images(model, x_T, GRID, ALPHAS, add_to_x(0.1), Interval(499, 0, 600))
+    x = x_T
+    with torch.no_grad():
+        for t, t_prev in descend(GRID):
+            steps = torch.full((len(x),), t)
+            alphas = [gather_alpha_bar(ALPHAS, s) for s in (steps, torch.full_like(steps, t_prev))]
+            x = x + model(x + 0.1, steps) - model(x, steps) if t == 499 else x
+            x = step_ddim(x, model(x, steps), *alphas)
+    assert_close(edit, x, atol=1e-5, rtol=1e-5)
+
+
+def test_copies_of_an_edit_in_x_part_at_its_step_and_strength_zero_is_ddim(model, x_T):
+    model.passes.update(encode=0, decode=0)
+    combined = Combined([add_to_x(0.1)], [(0,), (1,)])
+    unedited, edit = sample_images(model, x_T, GRID, ALPHAS, combined, Interval(499, 0, 600)).chunk(2)
+    assert model.passes["encode"] == 3 * (2 + 2 * (2 + 3))
+    assert_close(unedited, sample_images(model, x_T, GRID, ALPHAS), atol=1e-5, rtol=1e-5)
+    assert_close(edit, sample_images(model, x_T, GRID, ALPHAS, add_to_x(0.1), Interval(499, 0, 600)))
 
 
 def test_an_unknown_process_is_refused():

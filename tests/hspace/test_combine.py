@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from asyrp_lit.diffusion.asyrp import Interval
-from asyrp_lit.hspace.combine import Combined, Scaled, combine_deltas, rescale_to_steps
+from asyrp_lit.hspace.combine import Combined, Scaled, combine_deltas, list_parts, rescale_to_steps
 from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.hspace.free_delta import GlobalDelta
 
@@ -105,7 +105,7 @@ def test_a_mask_is_the_share_of_delta_h_at_each_place():
         ([constant(1.0)], [], "at least one direction"),
         ([constant(1.0)], [(1, 2)], r"1 directions need 1 strengths, got \[1, 2\]"),
         ([constant(1.0)], [(float("nan"),)], "strength must be a finite number, got .nan"),
-        ([constant(1.0), constant(1.0, "eps")], [(1, 1)], "h-space and of eps-space cannot be added"),
+        ([constant(1.0), constant(1.0, "eps")], [(1, 1)], r"different spaces \(h, eps, x\) cannot be added"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(directions, strengths, message):
@@ -116,3 +116,9 @@ def test_what_cannot_be_combined_is_refused(directions, strengths, message):
 def test_every_direction_needs_its_interval():
     with pytest.raises(ValueError, match="2 directions need 2 intervals, got 1"):
         Combined([constant(1.0), constant(1.0)], [(1, 1)], intervals=[Interval(0, 0)])
+
+
+def test_the_parts_of_scaled_and_combined_directions_are_found():
+    one, two = constant(1.0), constant(2.0)
+    assert list_parts(one) == [one]
+    assert list_parts(Combined([Scaled(one, 2.0), Scaled(two, 1.0)], [(1, 1)])) == [one, two]

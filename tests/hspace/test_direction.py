@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from asyrp_lit import files
 from asyrp_lit.hspace.direction import (
-    KINDS,
+    TRAINED_KINDS,
     DirectionInfo,
     direction_arguments,
     load_direction,
@@ -20,7 +20,7 @@ from asyrp_lit.hspace.direction import (
 )
 
 GRID = (0, 500, 999)
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+EACH_KIND = pytest.mark.parametrize("kind", TRAINED_KINDS)
 
 
 def make_info(kind="f_t_ddpm", **changes):
@@ -48,10 +48,11 @@ def write_direction(path, **changes):
     return direction, info
 
 
-def draw_inputs():
+def draw_inputs(kind="f_t_ddpm"):
+    """What a direction of the kind moves, temb and t."""
     generator = torch.Generator().manual_seed(0)
-    h, temb = torch.randn(3, 16, 4, 4, generator=generator), torch.randn(3, 24, generator=generator)
-    return h, temb, torch.tensor(GRID)
+    moved = torch.randn(3, 3 if kind == "f_eps" else 16, 4, 4, generator=generator)
+    return moved, torch.randn(3, 24, generator=generator), torch.tensor(GRID)
 
 
 @EACH_KIND
@@ -59,7 +60,7 @@ def test_a_direction_comes_back_from_its_file(tmp_path, kind):
     direction, info = write_direction(tmp_path / "new" / "a.safetensors", kind=kind)
     loaded, loaded_info = load_direction(tmp_path / "new" / "a.safetensors", "ab12cd34", "tiny")
     assert loaded_info == info == read_direction_info(tmp_path / "new" / "a.safetensors")
-    assert torch.equal(loaded(*draw_inputs()), direction(*draw_inputs()))
+    assert torch.equal(loaded(*draw_inputs(kind)), direction(*draw_inputs(kind)))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.safetensors"]
 
 
@@ -72,10 +73,10 @@ def test_a_loaded_direction_is_frozen(tmp_path, kind):
 
 
 @EACH_KIND
-def test_every_kind_proposes_a_delta_h_of_the_shape_of_h(kind):
+def test_every_kind_proposes_a_delta_of_the_shape_of_what_it_moves(kind):
     direction = make_direction(kind, **direction_arguments(kind, 16, 4, 24, GRID))
-    h, temb, t = draw_inputs()
-    assert direction(h, temb, t).shape == h.shape
+    moved, temb, t = draw_inputs(kind)
+    assert direction(moved, temb, t).shape == moved.shape
 
 
 def test_a_kind_that_does_not_exist_is_named(tmp_path):

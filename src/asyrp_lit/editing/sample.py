@@ -9,8 +9,9 @@ from torch import Tensor
 from asyrp_lit.diffusion.asyrp import Interval, in_boosting_phase, in_editing_phase, make_noise, step_asyrp
 from asyrp_lit.diffusion.ddim import step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar
-from asyrp_lit.hspace.combine import Combined
+from asyrp_lit.hspace.combine import Combined, list_parts
 from asyrp_lit.hspace.direction import Direction, get_space
+from asyrp_lit.hspace.pullback import PullbackDelta
 from asyrp_lit.models.hspace_unet import Bottleneck, HSpaceUNet
 from asyrp_lit.shapes import Coef, Edits, Images, Table, Timesteps
 
@@ -51,6 +52,19 @@ def edit_eps(model: HSpaceUNet, bottleneck: Bottleneck, eps: Images, direction: 
     return model.decode(bottleneck, direction(bottleneck.h, bottleneck.temb, steps)).to(eps)
 
 
+def guide_x(model: HSpaceUNet, x: Images, direction: Direction, steps: Timesteps) -> Images:
+    """x_t + eps(x_t + v) - eps(x_t), v from a direction of space x (x-space guidance, Park et al. 2023, section 3).
+
+    Their factor gamma is 1 here: the strength is in v.
+    """
+    for part in list_parts(direction):
+        if isinstance(part, PullbackDelta):
+            part.attach(model)
+    bottleneck = model.encode(x, steps)
+    change: Tensor = model(x + direction(x, bottleneck.temb, steps), steps) - model.decode(bottleneck)
+    return x + change.to(x)
+
+
 @torch.inference_mode()
 def sample_images(
     model: HSpaceUNet,
@@ -66,7 +80,8 @@ def sample_images(
 
     Costs one encode and two decodes (in one batch) a step of the interval with a direction, else one of each. Several
     ``copies`` of a ``Combined`` direction part only at the first edited step: until then they cost one image, and a
-    copy without an edit never costs a second decode.
+    copy without an edit never costs a second decode. A direction of space x costs two whole passes a step of the
+    interval, and its transport.
 
     Args:
         model: the frozen network.
@@ -113,11 +128,15 @@ def sample_step(
         x at t_prev, of every copy where they part at this step.
     """
     t = pair[0]
-    if in_boosting_phase(t, interval):
+    editing = direction is not None and in_editing_phase(t, interval)
+    moves_x = direction is not None and editing and get_space(direction) == "x"
+    if in_boosting_phase(t, interval) or moves_x:
         x = x.repeat(len(seeds) // len(x), 1, 1, 1)  # copies part here if no edit parted them before
+    if direction is not None and moves_x:
+        x = guide_x(model, x, direction, full_timesteps(t, x))
     steps = full_timesteps(t, x)
     bottleneck = model.encode(x, steps)
-    if direction is not None and in_editing_phase(t, interval):
+    if direction is not None and editing and not moves_x:
         spread = len(seeds) // len(x)
         eps, eps_edit = _decode_edits(model, bottleneck.repeat(spread), direction, steps.repeat(spread), spread)
         x = x.repeat(spread, 1, 1, 1)

@@ -69,7 +69,7 @@ class Combined:
 
     Raises:
         ValueError: no direction or combination, another number of strengths or intervals, one that is not finite, or
-            directions of h-space and of eps-space together.
+            directions of different spaces.
     """
 
     def __init__(
@@ -90,7 +90,9 @@ class Combined:
         if intervals is not None and len(intervals) != len(directions):
             raise ValueError(f"{len(directions)} directions need {len(directions)} intervals, got {len(intervals)}")
         if len({get_space(direction) for direction in directions}) > 1:
-            raise ValueError("directions of h-space and of eps-space cannot be added: edit with one kind at a time")
+            raise ValueError(
+                "directions of different spaces (h, eps, x) cannot be added: edit with those of one space at a time"
+            )
         self.directions = list(directions)
         self.strengths = [[float(strength) for strength in row] for row in strengths]
         self.normalise = normalise
@@ -122,3 +124,12 @@ class Combined:
         deltas = [direction(h, temb, t) for direction in self.directions]
         total = combine_deltas(deltas, strengths, self.normalise)
         return total if self.mask is None else total * self.mask.to(total)
+
+
+def list_parts(direction: Direction) -> list[Direction]:
+    """The directions that a scaled or combined one is made of; any other is its own part."""
+    if isinstance(direction, Scaled):
+        return list_parts(direction.direction)
+    if isinstance(direction, Combined):
+        return [part for inner in direction.directions for part in list_parts(inner)]
+    return [direction]

@@ -15,6 +15,7 @@ from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.eps_delta import EpsDelta
 from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta
 from asyrp_lit.hspace.free_delta import GlobalDelta, PerTimestepDelta
+from asyrp_lit.hspace.pullback import PullbackDelta
 from asyrp_lit.shapes import BottleneckH, TimeEmbedding, Timesteps
 
 FORMAT_VERSION = 1
@@ -25,13 +26,13 @@ IMAGE_CHANNELS = 3
 
 #: Label name -> allowed classes, as JSON has it.
 Classes = dict[str, list[str]]
-#: What a direction moves: the bottleneck h, or eps itself (the paper's baseline).
-Space = Literal["h", "eps"]
+#: What a direction moves: the bottleneck h, eps itself (the paper's baseline), or x_t (pullback).
+Space = Literal["h", "eps", "x"]
 
 
 @runtime_checkable
 class Direction(Protocol):
-    """Anything that proposes a delta_h for a bottleneck; with an attribute ``space = "eps"`` a delta_eps for an eps."""
+    """Anything that proposes a delta_h for a bottleneck; its ``space`` may say eps or x: then for these."""
 
     def __call__(self, h: BottleneckH, temb: TimeEmbedding, t: Timesteps) -> BottleneckH:
         """delta_h with the shape of h, for strength 1."""
@@ -50,7 +51,10 @@ KINDS: dict[str, type[nn.Module]] = {
     "per_timestep": PerTimestepDelta,
     "global": GlobalDelta,
     "f_eps": EpsDelta,
+    "pullback": PullbackDelta,
 }
+#: Those that train.py can train.
+TRAINED_KINDS = ("f_t_ddpm", "f_t_adm", "per_timestep", "global", "f_eps")
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,15 @@ class DirectionInfo:
     Attributes:
         kind: key of ``KINDS``.
         arguments: keyword arguments of its class.
-        attribute, src_text, trg_text: what it edits and the texts it was trained with.
+        attribute, src_text, trg_text: what it edits and the texts it was trained with; empty texts if with none.
         base_model, base_fingerprint: the frozen network it belongs to.
         t_edit, t_boost: the interval it was trained for.
         num_steps: generation steps in training; other numbers rescale delta_h.
         loss: the loss and its weights.
         metrics: validation metrics at the end of training.
         t_start: the noisiest timestep that is edited; 1000 in files that do not say.
-        source: where a direction comes from that was not trained here (format, file, sha256, ...); else empty.
+        source: where a direction comes from that was not trained here (format, file, sha256, ...; method, images,
+            variance explained, ...); else empty.
         labels: label classes with which an oracle calls the edit a success; ``None``: not judged.
         where: condition on the labels of images that it is for; ``None``: any image.
     """

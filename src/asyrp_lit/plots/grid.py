@@ -61,7 +61,7 @@ def choose_zoom(zoom: int | None, edge: int) -> int:
     return zoom
 
 
-def _place(picture: Pixels, head: int) -> Figure:
+def place_picture(picture: Pixels, head: int) -> Figure:
     """A figure that shows ``picture`` pixel for pixel under ``head`` free pixel rows."""
     height, width = picture.shape[:2]
     full_width, full_height = width + 2 * MARGIN, height + 2 * MARGIN + head
@@ -77,7 +77,7 @@ def frame_picture(picture: Pixels, title: str, notes: str | None, header: float 
     """A figure of ``picture`` under its title and notes, with ``header`` pixel rows left between them."""
     lines = [(line, _TITLE, "black") for line in _wrap(title, _TITLE, picture.shape[1])]
     lines += [(line, _NOTES, _GREY) for line in _wrap(notes, _NOTES, picture.shape[1])]
-    figure = _place(picture, round(sum(in_pixels(size * _LINE) for _, size, _ in lines) + header))
+    figure = place_picture(picture, round(sum(in_pixels(size * _LINE) for _, size, _ in lines) + header))
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     y = height - MARGIN * 0.6
     for line, size, color in lines:
@@ -132,4 +132,4 @@ def draw_contact_sheet(images: Images, columns: int = 8, zoom: int | None = None
     if len(images) == 0 or columns < 1:
         raise ValueError(f"a contact sheet needs images and columns, got {len(images)} images in {columns} columns")
     zoom = choose_zoom(zoom, images.shape[-1])
-    return _place(tile(to_pixels(images), min(columns, len(images)), zoom), head=0)
+    return place_picture(tile(to_pixels(images), min(columns, len(images)), zoom), head=0)

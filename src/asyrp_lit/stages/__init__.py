@@ -1,6 +1,7 @@
 """The stages behind the scripts: the only room that sees ``cfg``."""
 
 from asyrp_lit.stages.directions import directions
+from asyrp_lit.stages.discover import discover
 from asyrp_lit.stages.edit import edit
 from asyrp_lit.stages.judge import check_texts, evaluate
 from asyrp_lit.stages.measure_interval import measure_interval
@@ -11,6 +12,7 @@ from asyrp_lit.stages.weights import weights
 __all__ = [
     "check_texts",
     "directions",
+    "discover",
     "edit",
     "evaluate",
     "export",

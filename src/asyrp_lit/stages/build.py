@@ -1,6 +1,7 @@
 """From ``cfg`` to what all stages share: settings checked, attribute, model, sources, CLIP."""
 
 import logging
+from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
-from asyrp_lit.hspace.direction import KINDS
+from asyrp_lit.hspace.direction import TRAINED_KINDS
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -29,12 +30,26 @@ COUNTS = {
     "model.image_size": 1,
     "method.num_steps": 2,
     "method.t_0": 1,
-    "method.passes": 1,
-    "method.batch_size": 1,
     "inversion_batch_size": 1,
     "callbacks.preview_images": 1,
     "latents.num_workers": 0,
 }
+#: Those of methods that train.
+TRAINED_COUNTS = {"method.passes": 1, "method.batch_size": 1}
+#: Kinds of method that ``discover.py`` finds without training.
+FOUND_KINDS = ("pca", "labels", "pullback")
+
+
+def check_counts(cfg: DictConfig, counts: Mapping[str, int]) -> None:
+    """See that settings are whole numbers and not too small.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, least in counts.items():
+        value = OmegaConf.select(cfg, name)
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -43,12 +58,12 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         ValueError: a number or the kind of direction is not possible.
     """
-    for name, least in COUNTS.items():
-        value = OmegaConf.select(cfg, name)
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
-    if cfg.method.kind not in KINDS:
-        raise ValueError(f"method.kind must be one of {', '.join(KINDS)}, got {cfg.method.kind!r}")
+    check_counts(cfg, COUNTS)
+    if cfg.method.kind in FOUND_KINDS:
+        return
+    check_counts(cfg, TRAINED_COUNTS)
+    if cfg.method.kind not in TRAINED_KINDS:
+        raise ValueError(f"method.kind must be one of {', '.join(TRAINED_KINDS)}, got {cfg.method.kind!r}")
     if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:
         raise ValueError(f"method.init_scale must be a number, 0 or more, got {cfg.method.init_scale!r}")
     starts_at_0 = cfg.method.kind.startswith("f_") and cfg.method.init_scale == 0
@@ -122,11 +137,11 @@ def build_model(cfg: DictConfig) -> HSpaceUNet:
     return model
 
 
-def build_setup(cfg: DictConfig) -> Setup:
-    """Attribute, time grid, frozen model and what their latents come from."""
+def build_setup(cfg: DictConfig, attribute: Attribute | None = None) -> Setup:
+    """Attribute (``None``: the one of ``cfg``), time grid, frozen model and what their latents come from."""
     check_settings(cfg)
     seed_everything(cfg.seed, verbose=False)
-    attribute = build_attribute(cfg)
+    attribute = build_attribute(cfg) if attribute is None else attribute
     grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
     model = build_model(cfg)
     sources = build_sources(cfg, attribute)

@@ -34,7 +34,7 @@ def tabulate_direction(direction: nn.Module, info: DirectionInfo) -> dict[str, s
     rows = {
         "format": f"asyrp_lit direction file, version {info.format_version}",
         "attribute": info.attribute,
-        "texts": f"{info.src_text} -> {info.trg_text}",
+        "texts": f"{info.src_text} -> {info.trg_text}" if info.trg_text else "none",
         "base model": f"{info.base_model} ({info.base_fingerprint})",
         "interval": f"t_edit {info.t_edit}, t_boost {info.t_boost}{start}",
         "steps": str(info.num_steps),

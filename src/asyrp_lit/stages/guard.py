@@ -40,6 +40,7 @@ USER_ERRORS = (
 #: Beginnings of warnings that say nothing to a person who runs a stage.
 NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch to Lightning
+    r"`torch\.jit\.script` is deprecated",  # torch to its own forward mode
     r"Found \d+ module\(s\) in eval mode at the start of training",  # they are frozen
     r"GPU available but not used",  # trainer=cpu was asked for
     r"Checkpoint directory .* exists and is not empty",  # pretraining goes on in its folder

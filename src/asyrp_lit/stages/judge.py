@@ -44,14 +44,15 @@ def evaluate(cfg: DictConfig) -> None:
         raise ValueError("strengths must name one strength or more, such as strengths=[0.5,1.0]")
     path = Path(cfg.direction)
     info = read_direction_info(path)
-    if info.attribute != cfg.attr.name:
+    if info.trg_text and info.attribute != cfg.attr.name:
         raise ValueError(
             f"direction {path} edits {info.attribute!r}: add attr={info.attribute}, or attr=custom "
             f"attr.name={info.attribute} for texts of your own"
         )
     attribute, grid, model, sources = build_setup(cfg)
     write_image_lists(sources, run_folder())
-    attribute = replace(attribute, src_text=info.src_text, trg_text=info.trg_text)
+    if info.trg_text:  # one that was found without texts is judged by those of attr
+        attribute = replace(attribute, src_text=info.src_text, trg_text=info.trg_text)
     direction, info = load_direction(path, model.fingerprint(), model.name)
     device = pick_device(cfg)
     store = build_store(cfg, model, sources["val"])

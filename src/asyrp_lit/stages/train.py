@@ -30,7 +30,7 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.stages.build import build_clip, build_setup
+from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
@@ -131,7 +131,18 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
 
 @report_errors
 def train(cfg: DictConfig) -> None:
-    """Latents, interval, f_t, metrics and pictures for one attribute."""
+    """Latents, interval, f_t, metrics and pictures for one attribute.
+
+    Raises:
+        ValueError: the method does not train.
+    """
+    if cfg.method.kind in FOUND_KINDS:
+        raise ValueError(f"method={cfg.method.kind} finds directions without training: python discover.py does that")
+    run_training(cfg)
+
+
+def run_training(cfg: DictConfig) -> None:
+    """What ``train`` does, for stages that train on their way."""
     run = Path(cfg.resume) if cfg.resume else run_folder()
     checkpoint = find_checkpoint(cfg)
     attribute, grid, model, sources = build_setup(cfg)

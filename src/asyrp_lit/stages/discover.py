@@ -1,0 +1,116 @@
+"""Directions without a text, looked at and judged."""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from asyrp_lit.data.subset import ImageSubset
+from asyrp_lit.hspace.attribute import Attribute
+from asyrp_lit.hspace.direction import TRAINED_KINDS, read_direction, save_direction
+from asyrp_lit.inversion.fill import LatentSource
+from asyrp_lit.stages.build import Setup, build_setup, check_counts
+from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.discover_find import Found, find_labels, find_pca, find_pullback, take_first
+from asyrp_lit.stages.discover_sheet import show_found
+from asyrp_lit.stages.guard import report_errors, run_folder
+from asyrp_lit.stages.judge import describe
+from asyrp_lit.stages.latents import write_image_lists
+from asyrp_lit.stages.train import run_training
+
+log = logging.getLogger(__name__)
+
+FINDERS: dict[str, Callable[[DictConfig, Setup], list[Found]]] = {
+    "pca": find_pca,
+    "labels": find_labels,
+    "pullback": find_pullback,
+}
+#: Whole numbers of each kind of method and the least each may be.
+COUNTS = {
+    "pca": {"method.num_images": 2, "method.num_components": 1, "method.rank": 1},
+    "labels": {"method.num_images": 4},
+    "pullback": {"method.num_components": 1, "method.rank": 1, "method.iterations": 1},
+}
+#: Where no attribute is named: all images.
+ANY = Attribute("any", "", "")
+
+
+@report_errors
+def discover(cfg: DictConfig) -> None:
+    """Directions as files, ``sheet.png`` with what they do, ``discover.json`` with what the oracle makes of it."""
+    check_discovery(cfg)
+    named = OmegaConf.select(cfg, "attr") is not None
+    if cfg.method.kind in TRAINED_KINDS:
+        if not named:
+            raise ValueError("a free delta_h is trained towards texts: add attr=beard, or any other of conf/attr")
+        run_training(cfg)
+        setup = limit_val(cfg, build_setup(cfg))
+        found = [load_trained(cfg, setup)]
+    else:
+        setup = limit_val(cfg, build_setup(cfg, None if named else ANY))
+        write_image_lists(setup.sources, run_folder())
+        found = FINDERS[cfg.method.kind](cfg, setup)
+        for part in found:
+            save_direction(run_folder() / f"{part.info.attribute}.safetensors", part.direction, part.info)
+    show_found(cfg, setup, found)
+
+
+def check_discovery(cfg: DictConfig) -> None:
+    """Find what would only fail after minutes of work.
+
+    Raises:
+        ValueError: the method is not one of ``discover.py``, or a number is not possible.
+    """
+    method = cfg.method
+    if "judged" not in method:
+        raise ValueError(
+            f"discover.py takes method=pca, labels, pullback or delta_h; one of kind {method.kind} is for train.py"
+        )
+    check_counts(cfg, {**COUNTS.get(method.kind, {}), "sheet_images": 1, "judged_images": 1})
+    for name, values in (("strengths", method.strengths), ("judged", [method.judged])):
+        if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            raise ValueError(f"method.{name} must be finite numbers, got {getattr(method, name)}")
+    if method.judged <= 0:
+        raise ValueError(f"method.judged must be above 0, got {method.judged}")
+    if method.kind == "pullback" and method.num_components > method.rank:
+        raise ValueError(
+            f"method.num_components must be method.rank = {method.rank} or less, got {method.num_components}"
+        )
+    if method.kind == "labels" and not (isinstance(method.penalty, int | float) and 0 < method.penalty < math.inf):
+        raise ValueError(f"method.penalty must be a finite number above 0, got {method.penalty!r}")
+
+
+def limit_val(cfg: DictConfig, setup: Setup) -> Setup:
+    """The setup with the val images that are looked at; of pullback the image that it is about comes first.
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    val = setup.sources["val"]
+    key = cfg.method.image if cfg.method.kind == "pullback" else None
+    if key is not None:
+        val = put_first(val, str(key))
+    val = take_first(val, max(cfg.sheet_images, cfg.judged_images))
+    return setup._replace(sources={**setup.sources, "val": val})
+
+
+def put_first(source: LatentSource, key: str) -> LatentSource:
+    """The same images with one of them in front.
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    if key not in source.keys:
+        raise ValueError(f"method.image must be the key of a val image, such as {source.keys[0]!r}, got {key!r}")
+    first = source.keys.index(key)
+    order = [first, *(index for index in range(len(source)) if index != first)]
+    return ImageSubset(source, order)  # type: ignore[arg-type]
+
+
+def load_trained(cfg: DictConfig, setup: Setup) -> Found:
+    """The direction that the training of this run has left."""
+    folder = Path(cfg.resume) if cfg.resume else run_folder()
+    direction, info = read_direction(folder / f"{setup.attribute.name}.safetensors")
+    return Found(direction.to(pick_device(cfg)), info, describe(setup.attribute))

@@ -1,0 +1,139 @@
+"""discover.py on four portraits, four steps and a random network: its files, and what it refuses."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from asyrp_lit.hspace.direction import get_space, read_direction
+
+FEW = ("data.train.num_images=6", "data.val.num_images=4", "interval=all", "sheet_images=2", "judged_images=3")
+STRENGTHS = ("method.strengths=[-1.5,0,1.5]", "method.judged=1.5")
+LABELS = ["expression", "hair_length", "hair_color", "skin", "beard", "glasses"]
+
+
+@pytest.fixture(scope="module")
+def discover(scripts, tmp_path_factory):
+    """Run discover.py; all runs share their latents."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    tiny = [option for option in scripts.tiny(outputs) if not option.startswith("method.batch_size")]
+
+    def run(name, *overrides):
+        folder = outputs / name
+        common = (*tiny, *FEW, f"hydra.run.dir={folder}")
+        outcome = scripts.run("discover.py", *common, *overrides)
+        assert "Traceback" not in outcome.text
+        return folder, outcome
+
+    run.outputs = outputs
+    return run
+
+
+def succeed(discover, *overrides):
+    folder, outcome = discover(*overrides, *STRENGTHS)
+    assert outcome.code == 0, outcome.text
+    assert min(Image.open(folder / "sheet.png").size) > 200
+    report = json.loads((folder / "discover.json").read_text())
+    assert sorted(report) == sorted(path.stem for path in folder.glob("*.safetensors"))
+    for entry in report.values():
+        assert list(entry["changes"]) == ["-1.5", "+1.5"]
+        assert list(entry["changes"]["+1.5"]) == LABELS
+    return folder, report
+
+
+@pytest.mark.parametrize(("shared", "kind"), [("false", "per_timestep"), ("true", "global")])
+def test_principal_components_are_direction_files_of_a_standard_deviation(discover, shared, kind):
+    folder, report = succeed(
+        discover, f"pca-{kind}", "method=pca", "method.num_components=2", f"method.shared={shared}"
+    )
+    assert list(report) == ["pca_1", "pca_2"]
+    (first, info), (second, _) = (read_direction(folder / f"{name}.safetensors") for name in report)
+    assert (info.kind, info.src_text, info.source["images"]) == (kind, "", "6 of avatars-train")
+    shares = [entry["metrics"]["variance_explained"] for entry in report.values()]
+    assert 0 < shares[1] <= shares[0] < 1
+    assert torch.cosine_similarity(first.delta_h.flatten(), second.delta_h.flatten(), dim=0).abs() < 1e-3
+
+
+def test_labels_give_the_class_mean_difference_and_the_boundary(discover, tmp_path):
+    path = tmp_path / "classes.csv"
+    keys = (discover("pca-per_timestep", "method=pca", "method.num_components=1")[0] / "images-train.txt").read_text()
+    path.write_text("".join(f"{key},{'cat' if i % 2 else 'dog'}\n" for i, key in enumerate(keys.split())))
+    classes = (f"method.csv={path}", "method.label=animal", "method.positive=cat", "method.negative=null")
+    folder, report = succeed(discover, "labels", "method=labels", *classes)
+    assert list(report) == ["animal_cat_mean", "animal_cat_svm"]
+    (mean, info), (svm, _) = (read_direction(folder / f"{name}.safetensors") for name in report)
+    assert info.source["images"] == "3 cat, 3 other of avatars-train"
+    assert 0 <= report["animal_cat_svm"]["metrics"]["held_out_accuracy"] <= 1
+    for along, difference in zip(svm.delta_h, mean.delta_h, strict=True):
+        assert (along * difference).sum() / along.square().sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_pullback_is_about_the_image_that_is_named(discover):
+    few = ("method.num_components=2", "method.rank=2", "method.iterations=2", "method.image=val-000002", "method.t=700")
+    folder, report = succeed(discover, "pullback", "method=pullback", *few)
+    assert list(report) == ["pullback_1", "pullback_2"]
+    assert (folder / "images-val.txt").read_text().split()[0] == "val-000002"
+    direction, info = read_direction(folder / "pullback_1.safetensors")
+    assert (info.kind, info.source["images"], info.source["t"]) == ("pullback", "val-000002", "666")
+    assert (info.t_edit, info.t_start, get_space(direction)) == (334, 666, "x")
+    assert direction.v.norm() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pca-global/pca_1", "pullback/pullback_1"])
+def test_evaluate_judges_what_has_no_texts_by_those_of_the_attribute(discover, scripts, name):
+    path = discover.outputs / f"{name}.safetensors"
+    options = (*scripts.tiny(discover.outputs), *FEW[:2], f"direction={path}", "attr=beard", "strengths=[1]")
+    outcome = scripts.run("evaluate.py", *options, f"hydra.run.dir={discover.outputs}/evaluate")
+    assert outcome.code == 0, outcome.text
+    metrics = json.loads((discover.outputs / "evaluate/metrics.json").read_text())["1"]
+    assert {"success", "preservation", "directional_cosine"} <= set(metrics)
+
+
+def test_a_free_delta_h_is_trained_and_shown(discover):
+    free = ("method=delta_h", "attr=beard", "method.passes=1", "method.batch_size=2", "method.cache_pred_x0_from=null")
+    folder, report = succeed(discover, "delta_h", *free)
+    assert list(report) == ["beard"]
+    assert report["beard"]["metrics"]["success"] >= 0
+    assert (folder / "grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.num_components=0"], "method.num_components must be a whole number, 1 or more, got 0"),
+        (["method.num_components=6"], "6 images have at most 5 components, got method.num_components=6"),
+        (["method.strengths=[]"], "method.strengths must be finite numbers, got []"),
+        (["method.strengths=[nan]"], "method.strengths must be finite numbers, got [nan]"),
+        (["method.judged=-1"], "method.judged must be above 0, got -1"),
+        (["sheet_images=0"], "sheet_images must be a whole number, 1 or more, got 0"),
+        (["method=f_t"], "discover.py takes method=pca, labels, pullback or delta_h; one of kind f_t_ddpm"),
+        (["method=delta_h"], "trained towards texts: add attr=beard"),
+        (["method=labels", "method.label=hat"], "label 'hat' does not exist"),
+        (["method=labels", "method.positive=pink"], "label 'glasses' has no class 'pink'"),
+        (["method=labels", "method.positive=no"], "must be two classes, both are 'no'"),
+        (
+            ["method=labels", "method.label=hair_length", "method.positive=bald", "method.negative=short"],
+            "hair_length needs two images or more of each class",
+        ),
+        (["method=labels", "method.csv=/nowhere.csv"], "the file of classes /nowhere.csv does not exist"),
+        (["method=labels", "method.penalty=0"], "method.penalty must be a finite number above 0, got 0"),
+        (["method=labels", "latents=random"], "have no labels: name a file of lines KEY,CLASS"),
+        (["method=pullback", "method.t=0"], "method.t must be a whole number, 1 to 999, got 0"),
+        (["method=pullback", "method.t=1000"], "method.t must be a whole number, 1 to 999, got 1000"),
+        (["method=pullback", "method.rank=2"], "method.num_components must be method.rank = 2 or less, got 4"),
+        (["method=pullback", "method.image=me"], "method.image must be the key of a val image, such as 'val-000000'"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_named(discover, overrides, message):
+    folder, outcome = discover("refused", *overrides)
+    assert outcome.code == 1, outcome.text
+    assert message in outcome.text.partition("[ERROR] - ")[2]
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_train_refuses_what_discover_finds(scripts, tmp_path):
+    outcome = scripts.run("train.py", "method=pca", f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert outcome.code == 1
+    assert "method=pca finds directions without training: python discover.py does that" in outcome.text

@@ -61,11 +61,16 @@ def test_every_attribute_composes_with_every_model(model, attributes):
         assert cfg["model"]["build"]["name"] == cfg["model"]["name"] == model
 
 
-@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"attr", "model", "network"}))
+@pytest.mark.parametrize("group", sorted(set(GROUPS) - {"attr", "model", "network", "edits"}))
 def test_every_choice_of_a_group_composes(group):
     for choice in GROUPS[group]:
         assert resolve(compose("train", [f"{group}={choice}"]))["attr"]["name"]
         assert choose("train", f"{group}={choice}")[group] == choice
+
+
+def test_edit_has_its_options_and_takes_no_attribute():
+    cfg = resolve(compose("edit", ["combine=sum", "model=ddpmpp_celeba"]))
+    assert (cfg["combine"], cfg["kind"], cfg.get("attr"), cfg["direction"]) == ("sum", "per_image", None, "glasses")
 
 
 @pytest.mark.parametrize("name", [name for name in GROUPS["experiment"] if name.startswith("avatars_")])

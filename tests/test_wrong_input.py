@@ -74,7 +74,7 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.batch_size=0"], "method.batch_size must be a whole number, 1 or more, got 0"),
         (["method.passes=0"], "method.passes must be a whole number, 1 or more, got 0"),
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, got -1"),
-        (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, got 'f_x'"),
+        (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, f_eps, got 'f_x'"),
         (["method.init_scale=-1"], "method.init_scale must be a number, 0 or more, got -1"),
         (
             ["method.init_scale=0", "method.loss.clip_source=pred_x0"],

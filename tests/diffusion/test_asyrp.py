@@ -49,7 +49,7 @@ def test_shifting_p_t_and_d_t_alike_nearly_cancels(network, tensors):
     grid = make_time_grid(40)
     for t_prev, t in pairwise(grid[20:]):
         bottleneck = network.encode(tensors[0], torch.full((2,), t))
-        eps, eps_edit = network.decode_both(bottleneck, torch.ones_like(bottleneck.h))
+        eps, eps_edit = network.decode(bottleneck), network.decode(bottleneck, torch.ones_like(bottleneck.h))
         step = (alpha_bar(t), alpha_bar(t_prev))
         plain = step_ddim(tensors[0], eps, *step)
         symmetric = (step_ddim(tensors[0], eps_edit, *step) - plain).norm()

@@ -21,8 +21,8 @@ class LossRecipe:
         clip_source: the source image of the CLIP direction: the real ``x_0`` (released code) or P_t of the unedited
             trajectory, ``pred_x0`` (paper).
         w_keep: weight of ``KeptReadings`` between P_source and P_edit; not in the paper.
-        w_delta_h: weight of ``relative_size`` of delta_h; not in the paper. It makes edits weaker, not cleaner, as far as
-            was measured (docs/results.md).
+        w_delta_h: weight of ``relative_size`` of delta_h; not in the paper. It made edits weaker, not cleaner
+            (docs/results.md).
 
     Raises:
         ValueError: a choice does not exist, or a weight is negative.

@@ -175,7 +175,7 @@ def test_a_checkpoint_in_an_original_key_style_is_a_model(tmp_path, monkeypatch)
         {key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, tmp_path / "a.safetensors"
     )
     size = json.loads((GOLDENS / "ddpm.json").read_text())["constructor"]["image_size"]
-    model = asyrp_lit.load_model(tmp_path / "a.safetensors", image_size=size)
+    model = asyrp_lit.load_model(tmp_path / "a.safetensors", image_size=size, norm_eps=1e-6)
     assert (model.name, model.image_size) == ("a", size)
     assert (tmp_path / "cache").is_dir()
 

@@ -121,7 +121,7 @@ def give_original_keys(config, pairs):
 def test_the_shapes_of_a_checkpoint_tell_its_configuration(config):
     room = convert_ddpm if config["freq_shift"] else convert_adm
     original = give_original_keys(config, list(room._pair_modules(config)))
-    found = infer_config(original, config["sample_size"], config["attention_head_dim"])
+    found = infer_config(original, config["sample_size"], config["attention_head_dim"], config["norm_eps"])
     assert found == config
     assert len(convert_state_dict(original, found)) == len(set(original)) + 4 * sum(
         ".qkv.weight" in key for key in original

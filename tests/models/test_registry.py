@@ -33,6 +33,7 @@ def released(request, tmp_path):
     torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "model.pt")
     constructor = meta["constructor"]
     options = {"image_size": constructor["image_size"], "num_head_channels": constructor.get("num_head_channels")}
+    options["norm_eps"] = 1e-6 if request.param == "ddpm" else 1e-5
     return tmp_path / "model.pt", options, meta, tensors
 
 
@@ -80,11 +81,11 @@ def empty_record(folder):
 @pytest.mark.parametrize("damage", [cut, change, empty_record])
 def test_a_damaged_conversion_is_made_anew(tmp_path, damage, caplog):
     torch.save(read_golden("ddpm")[2], tmp_path / "model.pt")
-    first = load(tmp_path / "model.pt", tmp_path, image_size=32)
+    first = load(tmp_path / "model.pt", tmp_path, image_size=32, norm_eps=1e-6)
     (folder,) = (tmp_path / "cache/converted").iterdir()
     damage(folder)
     with caplog.at_level(logging.WARNING):
-        assert load(tmp_path / "model.pt", tmp_path, image_size=32).fingerprint() == first.fingerprint()
+        assert load(tmp_path / "model.pt", tmp_path, image_size=32, norm_eps=1e-6).fingerprint() == first.fingerprint()
     assert f"base model mine is converted anew, for {folder} is damaged" in caplog.text
     assert load_folder("mine", folder).fingerprint() == first.fingerprint()
     assert list((tmp_path / "cache/converted").iterdir()) == [folder]
@@ -92,10 +93,10 @@ def test_a_damaged_conversion_is_made_anew(tmp_path, damage, caplog):
 
 def test_other_bytes_or_settings_are_converted_anew(tmp_path):
     _, _, weights = read_golden("adm")
-    for scale, width in ((1, 16), (2, 16), (1, 32)):
+    for scale, width, norm_eps in ((1, 16, 1e-5), (2, 16, 1e-5), (1, 32, 1e-5), (1, 16, 1e-6)):
         torch.save({key: scale * value for key, value in weights.items()}, tmp_path / "model.pt")
-        load(tmp_path / "model.pt", tmp_path, image_size=32, num_head_channels=width)
-    assert len(list((tmp_path / "cache/converted").iterdir())) == 3
+        load(tmp_path / "model.pt", tmp_path, image_size=32, num_head_channels=width, norm_eps=norm_eps)
+    assert len(list((tmp_path / "cache/converted").iterdir())) == 4
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(released, tmp_path, caplog):
@@ -104,12 +105,6 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(released, tmp_path, capl
     with caplog.at_level(logging.WARNING):
         assert_golden(load(path, tmp_path, **options), meta, tensors)
     assert "the converted model is not kept" in caplog.text
-
-
-def test_the_head_width_of_guided_diffusion_is_asked_for(tmp_path):
-    torch.save(read_golden("adm")[2], tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt: .*give model\.num_head_channels"):
-        load(tmp_path / "model.pt", tmp_path, image_size=32)
 
 
 @pytest.mark.parametrize(("name", "is_adm"), [("ddpm", True), ("adm", False)])
@@ -131,7 +126,7 @@ def test_a_key_too_few_or_too_many_is_named(tmp_path, name, key):
         with pytest.raises(
             ValueError, match=r"base model mine: .*model\.pt: state_dict (lacks|has keys).*\(1 in all\)"
         ):
-            load(tmp_path / "model.pt", tmp_path, image_size=32, num_head_channels=16)
+            load(tmp_path / "model.pt", tmp_path, image_size=32, num_head_channels=16, norm_eps=1e-5)
 
 
 @pytest.fixture
@@ -204,3 +199,18 @@ def test_a_folder_says_its_own_size_and_heads(folder, tmp_path):
         load(folder[1], tmp_path, image_size=64)
     with pytest.raises(ValueError, match="says its own head width"):
         load(folder[1], tmp_path, image_size=8, num_head_channels=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "asked"),
+    [
+        ("ddpm", {}, "give model.norm_eps=1e-6, the eps of GroupNorms in the code of such files$"),
+        ("adm", {"norm_eps": 1e-5}, "give model.num_head_channels=64, the width of an attention head in the released"),
+        ("adm", {}, "give model.num_head_channels=64, .* and model.norm_eps=1e-5"),
+    ],
+)
+def test_what_shapes_do_not_tell_is_asked_for(name, given, asked, tmp_path):
+    meta, _, weights = read_golden(name)
+    torch.save(weights, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=asked):
+        load(tmp_path / "model.pt", tmp_path, image_size=meta["constructor"]["image_size"], **given)

@@ -1,6 +1,5 @@
 """The check that a base model denoises."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from safetensors.torch import load_file
 from asyrp_lit.data.portraits import PortraitSource
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.registry import load_checkpoint, load_embedded
-from asyrp_lit.models.sanity import check_eps_error, check_head_width, measure_eps_error, regroup_heads
+from asyrp_lit.models.sanity import check_eps_error, compare_settings, measure_eps_error, regroup_heads, shift_sinusoid
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -32,7 +31,7 @@ def adm(tmp_path):
     torch.save({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, tmp_path / "a.pt")
 
     def load(width):
-        return load_checkpoint("adm", tmp_path / "a.pt", tmp_path, None, 32, width)
+        return load_checkpoint("adm", tmp_path / "a.pt", tmp_path, None, 32, width, 1e-5)
 
     return load
 
@@ -58,16 +57,22 @@ def test_a_wrong_sinusoid_and_wrong_images_are_refused(avatars, portraits):
         check_eps_error(avatars, -portraits, 0.25)
 
 
+@pytest.mark.parametrize(("flip", "shift"), [(True, 1), (False, 0)])
+def test_a_wrong_sinusoid_is_refused_by_the_one_that_denoises_better(avatars, portraits, flip, shift):
+    compare_settings(avatars, portraits)
+    with pytest.raises(ValueError, match="denoises better with flip_sin_to_cos=False and freq_shift=1"):
+        compare_settings(shift_sinusoid(avatars, flip, shift), portraits)
+
+
 def test_regrouping_heads_is_loading_with_another_width(adm):
     other, wanted = regroup_heads(adm(16), 16, 32), adm(32)
     x_t, t = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
     assert torch.equal(other(x_t, t), wanted(x_t, t))
 
 
-def test_a_wrong_head_width_is_refused_by_the_one_that_denoises_better(adm):
-    meta = json.loads((GOLDENS / "adm.json").read_text())
-    assert meta["constructor"]["num_head_channels"] == 16
-    x_0 = load_file(GOLDENS / "adm.safetensors")["x0"]
-    check_head_width(adm(16), x_0, 16)
-    with pytest.raises(ValueError, match=r"denoises better with model\.num_head_channels=16"):
-        check_head_width(adm(32), x_0, 32)
+def test_a_wrong_head_width_is_refused_by_the_one_that_denoises_better(avatars, portraits):
+    compare_settings(avatars, portraits, 160)
+    wrong = regroup_heads(avatars, 160, 32)
+    compare_settings(wrong, portraits)  # nobody said its width
+    with pytest.raises(ValueError, match=r"denoises better with model\.num_head_channels=160"):
+        compare_settings(wrong, portraits, 32)

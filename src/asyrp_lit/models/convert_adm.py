@@ -81,9 +81,7 @@ def config_from_adm(
     }
 
 
-def infer_adm_config(
-    state_dict: StateDict, image_size: int, num_head_channels: int, norm_eps: float = 1e-5
-) -> UNetConfig:
+def infer_adm_config(state_dict: StateDict, image_size: int, num_head_channels: int, norm_eps: float) -> UNetConfig:
     """Arguments of UNet2DModel from the shapes of a guided-diffusion state dict.
 
     Widths, blocks, attention levels, learned sigma, scale-shift and the kind of resampling follow from it.

@@ -64,7 +64,7 @@ def config_from_ddpm(
     }
 
 
-def infer_ddpm_config(state_dict: StateDict, image_size: int, norm_eps: float = 1e-6) -> UNetConfig:
+def infer_ddpm_config(state_dict: StateDict, image_size: int, norm_eps: float) -> UNetConfig:
     """Arguments of UNet2DModel from the shapes of a DDPM++ state dict: widths, blocks, attention levels, channels.
 
     Args:

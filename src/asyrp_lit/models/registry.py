@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: Of a scheduler_config.json: what the method's schedule is, DDPM's linear one predicting eps.
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 SCHEDULE |= {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False}
+#: Eps of GroupNorm in the code of either key style; no shape tells it.
+NORM_EPS = {"ddpm": "1e-6", "adm": "1e-5"}
 #: Base models that ship with the package.
 EMBEDDED = ("ddpmpp_avatars",)
 
@@ -59,7 +61,7 @@ def load_base_model(
         source: where to look and fetch from; ``None`` where only ``weights`` can tell.
         config: arguments of UNet2DModel for a checkpoint; ``None`` to read them from the shapes.
         num_head_channels: channels of one attention head, which guided-diffusion's shapes do not tell.
-        norm_eps: of all GroupNorms, which shapes do not tell; ``None`` for the family's own.
+        norm_eps: of all GroupNorms, which shapes do not tell either.
 
     Raises:
         FileNotFoundError: the weights are not there; the message says what to do.
@@ -232,16 +234,19 @@ def infer_config(
     """Arguments of UNet2DModel as far as shapes tell them, the rest as given.
 
     Raises:
-        ValueError: the width of attention heads is needed and not given, or the shapes are no such network's.
+        ValueError: what shapes do not tell is not given, or they are no such network's.
     """
-    if identify_style(state_dict) == "ddpm":
-        return infer_ddpm_config(state_dict, image_size, 1e-6 if norm_eps is None else norm_eps)
-    if num_head_channels is None:
-        raise ValueError(
-            "guided-diffusion checkpoints do not tell the width of their attention heads: give "
-            "model.num_head_channels (64 in the released networks)"
-        )
-    return infer_adm_config(state_dict, image_size, num_head_channels, 1e-5 if norm_eps is None else norm_eps)
+    style = identify_style(state_dict)
+    heads = "model.num_head_channels=64, the width of an attention head in the released networks"
+    groups = f"model.norm_eps={NORM_EPS[style]}, the eps of GroupNorms in the code of such files"
+    missing = [heads] if style == "adm" and num_head_channels is None else []
+    if norm_eps is None or missing:
+        missing += [groups] if norm_eps is None else []
+        raise ValueError(f"its shapes do not tell every setting; give {' and '.join(missing)}")
+    if style == "ddpm":
+        return infer_ddpm_config(state_dict, image_size, norm_eps)
+    assert num_head_channels is not None
+    return infer_adm_config(state_dict, image_size, num_head_channels, norm_eps)
 
 
 def convert_state_dict(state_dict: StateDict, config: UNetConfig) -> StateDict:

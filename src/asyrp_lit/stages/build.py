@@ -17,7 +17,7 @@ from asyrp_lit.hspace.direction import TRAINED_KINDS
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.models.sanity import check_eps_error, check_head_width
+from asyrp_lit.models.sanity import check_eps_error, compare_settings
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.latents import build_sources
 
@@ -104,7 +104,7 @@ def check_model(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> Non
     """See that a base model of unknown make denoises the first images of a source, and say how well.
 
     Raises:
-        ValueError: it does not, or would with heads of another width.
+        ValueError: it does not, or would notably better with another setting.
     """
     chosen = cfg.model
     if chosen.max_eps_error is None:
@@ -116,8 +116,7 @@ def check_model(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> Non
     x_0 = torch.stack(images).to(pick_device(cfg))
     error = check_eps_error(model, x_0, chosen.max_eps_error)
     log.info("%s: eps error %.4f on %d lightly noised images (0: perfect, 1: blind)", model.name, error, len(x_0))
-    if chosen.num_head_channels is not None:
-        check_head_width(model, x_0, chosen.num_head_channels)
+    compare_settings(model, x_0, chosen.num_head_channels)
 
 
 class Setup(NamedTuple):

@@ -1,0 +1,278 @@
+"""Inversion, training and editing against the loops of ``reference.py``: images/s, passes/s, FLOP/s, ratios, equality.
+
+    python benchmarks/throughput.py [--model ddpmpp_celeba] [--device cuda] [--batch 16] [--images 4] [--steps 40]
+
+Everything is measured in one run; on a shared machine only the ratios mean something. The embedded model has its
+trained weights and CLIP, others random ones (they change no figure) and a CLIP of the paper's architecture. FLOPs are
+those of matrix products and convolutions, counted while the work runs once; the peak is what a large matrix product
+reaches in the same run and precision.
+"""
+
+import argparse
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import reference
+import torch
+from diffusers import UNet2DModel
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, Trainer
+from torch.utils.flop_counter import FlopCounterMode
+
+from asyrp_lit.data.latent_loader import LatentBatch
+from asyrp_lit.data.portraits import PortraitSource
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
+from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
+from asyrp_lit.editing.plan import EditPlan, edit_latents
+from asyrp_lit.hspace.combine import Scaled
+from asyrp_lit.hspace.direction import direction_arguments, make_direction
+from asyrp_lit.inversion.invert import invert_images
+from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation, load_clip
+from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.models.registry import load_embedded
+from asyrp_lit.training.asyrp import AsyrpModule
+from asyrp_lit.training.objective import LossRecipe
+
+CONF = Path(__file__).parents[1] / "conf"
+CLIP = "ViT-B-16-quickgelu"
+INTERVAL = Interval(500, 0)
+STRENGTHS = (-1.0, 0.5, 1.0, 1.5)
+COS_TEXT, LR = 0.9, 0.5
+PEAK_EDGE = 4096
+#: Everything is timed so often, in turns; the fastest counts.
+ROUNDS = 2
+
+
+class Setting(NamedTuple):
+    """How our side runs: images a batch, precision, memory format, compiled or not."""
+
+    batch: int = 1
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        options = {"channels-last": self.channels_last, "compiled": self.compiled}
+        named = [name for name, chosen in options.items() if chosen]
+        return ", ".join([f"batch {self.batch}", "bf16" if self.bf16 else "float32", *named])
+
+
+class Job(NamedTuple):
+    """What both sides work on."""
+
+    model: HSpaceUNet
+    clip: FrozenCLIP
+    x_0: torch.Tensor
+    x_T: torch.Tensor
+    pred_x0: torch.Tensor
+    grid: tuple[int, ...]
+    table: torch.Tensor
+    text_direction: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.x_0.device
+
+    def make_f_t(self) -> torch.nn.Module:
+        """The same f_t every time."""
+        torch.manual_seed(0)
+        model = self.model
+        arguments = direction_arguments("f_t_ddpm", model.h_channels, model.h_size, model.temb_channels, self.grid)
+        return make_direction("f_t_ddpm", **arguments).to(self.device)
+
+
+class Stopwatch(Callback):
+    """Seconds from the first batch to the last, without what Lightning sets up."""
+
+    seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Begin."""
+        self.begin = now()
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Stop."""
+        self.seconds = now() - self.begin
+
+
+def now() -> float:
+    """Seconds, with nothing left to do on the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def clock(work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
+    start = now()
+    result = work()
+    return result, now() - start
+
+
+def build_job(name: str, device: torch.device, num_images: int, num_steps: int) -> Job:
+    torch.manual_seed(0)
+    if name == "ddpmpp_avatars":
+        model, clip = load_embedded(name), load_clip()
+        source = PortraitSource("val", num_images, model.image_size)
+        x_0 = torch.stack([source[i].x_0 for i in range(num_images)])
+    else:
+        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            cfg = compose("train", [f"model={name}"])
+        model = HSpaceUNet(UNet2DModel(**instantiate(cfg.model.build.config)), name)
+        expected = ImageNormalisation(224, (0.481, 0.458, 0.408), (0.269, 0.261, 0.276))
+        clip = FrozenCLIP(open_clip.create_model(CLIP), open_clip.get_tokenizer(CLIP), expected, CLIP)
+        x_0 = torch.rand(num_images, 3, model.image_size, model.image_size) * 2 - 1
+    x_0, grid, table = x_0.to(device), make_time_grid(num_steps), make_alphas_cumprod().to(device)
+    width = clip.to(device).encode_images(x_0[:1]).shape[1]
+    direction = torch.nn.functional.normalize(torch.randn(1, width, device=device), dim=-1)
+    steps = [t for t in reversed(grid) if in_editing_phase(t, INTERVAL)]
+    x_T, pred_x0 = invert_images(model.to(device), x_0, grid, table, steps)
+    assert pred_x0 is not None
+    return Job(model, clip, x_0, x_T, pred_x0, grid, table, direction)
+
+
+def invert_reference(job: Job) -> tuple[torch.Tensor, float]:
+    return clock(lambda: reference.invert(job.model, job.x_0, job.grid, job.table))
+
+
+def train_reference(job: Job) -> tuple[torch.Tensor, float]:
+    f_t = job.make_f_t()
+    optimizer = torch.optim.SGD(f_t.parameters(), lr=LR)
+    pairs = list(zip(job.x_0.split(1), job.x_T.split(1), strict=True))
+    common = (job.text_direction, 3 * COS_TEXT, job.grid, INTERVAL, job.table)
+    _, seconds = clock(lambda: reference.train(job.model, job.clip, f_t, optimizer, pairs, *common) or job.x_T)
+    return flatten(f_t), seconds
+
+
+def edit_reference(job: Job) -> tuple[torch.Tensor, float]:
+    common = (STRENGTHS, job.grid, INTERVAL, job.table)
+    return clock(lambda: reference.edit(job.model, job.make_f_t(), job.x_T, *common))
+
+
+def flatten(f_t: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in f_t.parameters()])
+
+
+def invert_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
+    def work() -> torch.Tensor:
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=setting.bf16):
+            parts = job.x_0.split(setting.batch)
+            return torch.cat([invert_images(job.model, x, job.grid, job.table).x_T for x in parts])
+
+    return clock(work)
+
+
+def train_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
+    f_t, watch = job.make_f_t(), Stopwatch()
+    make_optimizer = partial(torch.optim.SGD, lr=LR)
+    common = (job.text_direction, COS_TEXT, job.grid, INTERVAL, LossRecipe(), make_optimizer)
+    module = AsyrpModule(job.model, job.clip, f_t, *common)
+    labels, index = torch.zeros(len(job.x_0), 0, dtype=torch.int64), torch.arange(len(job.x_0))
+    parts = (tensor.cpu().split(setting.batch) for tensor in (job.x_0, job.x_T, labels, index, job.pred_x0))
+    loader = torch.utils.data.DataLoader([LatentBatch(*p) for p in zip(*parts, strict=True)], batch_size=None)  # type: ignore[arg-type]
+    trainer = Trainer(
+        accelerator="gpu" if job.device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if setting.bf16 else "32-true",
+        max_epochs=1,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader)
+    return flatten(f_t.to(job.device)), watch.seconds
+
+
+def edit_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
+    plan = EditPlan((Scaled(job.make_f_t(), 1.0),), None, INTERVAL, job.grid)  # type: ignore[arg-type]
+    rows = [(strength,) for strength in STRENGTHS]
+    per_batch = max(1, setting.batch // len(rows))
+
+    def work() -> torch.Tensor:
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=setting.bf16):
+            parts = job.x_T.split(per_batch)
+            edited = [edit_latents(job.model, x, plan, rows, [0] * len(x), setting.batch) for x in parts]
+        return torch.cat([torch.cat(block) for block in zip(*(e.chunk(len(rows)) for e in edited), strict=True)])
+
+    return clock(work)
+
+
+def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product, the best of five."""
+    a = torch.randn(PEAK_EDGE, PEAK_EDGE, device=device, dtype=dtype)
+    return 2 * PEAK_EDGE**3 / min(clock(lambda: a @ a)[1] for _ in range(6))
+
+
+def count(job: Job, work: Callable[[], Any]) -> tuple[int, int]:
+    """FLOPs, and U-Net passes (half of the encodes and decodes), of a piece of work."""
+    job.model.passes.update(encode=0, decode=0)
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops()), sum(job.model.passes.values()) // 2
+
+
+def compare(
+    job: Job, name: str, theirs: Callable[..., Any], ours: Callable[..., Any], settings: Sequence[Setting]
+) -> None:
+    """Print the rows of one kind of work."""
+    pictures = len(job.x_0) * (len(STRENGTHS) if name == "editing" else 1)
+    works = {None: partial(theirs, job)} | {setting: partial(ours, job, setting) for setting in settings}
+    counts = {setting: count(job, work) for setting, work in works.items()}  # also warms up
+    rounds = [{setting: work() for setting, work in works.items()} for _ in range(ROUNDS)]
+    peaks = {bf16: measure_peak(job.device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (False, True)}
+    wanted, baseline = rounds[0][None][0], min(outcomes[None][1] for outcomes in rounds)
+    for setting, (flops, passes) in counts.items():
+        result, seconds = rounds[0][setting][0], min(outcomes[setting][1] for outcomes in rounds)
+        peak = peaks[setting is not None and setting.bf16]
+        comparable = name != "training" or setting is None or setting.batch == 1  # a batch is another training
+        off = f"{(result - wanted).abs().mean() / wanted.abs().mean():.0e}" if comparable else "other"
+        row = (name, str(setting or "reference"), f"{pictures / seconds:.3g}", f"{passes / seconds:.3g}")
+        row += (f"{flops / seconds / 1e12:.3g}", f"{flops / seconds / peak:.0%}", f"{baseline / seconds:.2f}", off)
+        print_row(row)
+
+
+def print_row(row: Sequence[str]) -> None:
+    widths = (10, 38, 10, 10, 9, 9, 7, 8)
+    print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ddpmpp_avatars")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--work", nargs="+", default=["inversion", "training", "editing"])
+    chosen = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    device = torch.device(chosen.device)
+    job = build_job(chosen.model, device, chosen.images, chosen.steps)
+    batch = min(chosen.batch, chosen.images)
+    settings = [Setting(), Setting(batch), Setting(1, bf16=True), Setting(batch, bf16=True)]
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{chosen.model}, {chosen.images} images, {chosen.steps} steps, {where}, torch {torch.__version__}")
+    print_row(("work", "setting", "images/s", "passes/s", "TFLOP/s", "of peak", "ratio", "differs"))
+    loops = {
+        "inversion": (invert_reference, invert_ours),
+        "training": (train_reference, train_ours),
+        "editing": (edit_reference, edit_ours),
+    }
+    for name in chosen.work:
+        compare(job, name, *loops[name], settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

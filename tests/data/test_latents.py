@@ -141,8 +141,10 @@ def test_a_flipped_bit_counts_as_missing_and_is_not_read(tmp_path, place):
     store.shard_path(2).write_bytes(damaged)
     assert store.missing_shards() == [2]
     assert store[7]["labels"][0] == 7
+    assert store.missing_shards(verify=False) == ([2] if place == 3 else [])
     with pytest.raises(ValueError, match=r"shard-00002.*corrupt.*rerun the command that made it"):
         store[8]
+    assert store.missing_shards(verify=False) == [2]
 
 
 def test_a_missing_shard_says_so_when_read(tmp_path):
@@ -256,10 +258,10 @@ def test_disk_bytes_are_those_on_disk(tmp_path):
     assert 0 <= actual - estimate < 3 * 1024
 
 
-def test_the_lock_keeps_a_second_process_out(tmp_path):
+def test_the_lock_of_a_shard_keeps_a_second_process_out(tmp_path):
     store = make_store(tmp_path)
     code = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(timeout=0.1)"
-    with store.lock() as lock:
+    with store.lock_shard(1) as lock, store.lock_shard(2):
         held = subprocess.run([sys.executable, "-c", code, lock.lock_file], capture_output=True, text=True)
     free = subprocess.run([sys.executable, "-c", code, lock.lock_file])
     assert "Timeout" in held.stderr

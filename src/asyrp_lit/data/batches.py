@@ -1,7 +1,7 @@
 """Batches of a source in a given order, decoded ahead by worker processes."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,15 +38,15 @@ def _keep(batch: Any) -> Any:
 
 
 def load_batches(
-    source: ImageSource | RandomLatents, plan: Sequence[Sequence[int]], num_workers: int = 0
+    source: ImageSource | RandomLatents, plan: Iterable[Sequence[int]], num_workers: int = 0
 ) -> Generator[Batch, None, None]:
     """The batches of a plan in its order, whatever the number of workers.
 
     Args:
         source: images, or random latents.
-        plan: indices of each batch.
+        plan: indices of each batch; consumed in this process, with workers some batches ahead.
         num_workers: processes that prepare the next batches meanwhile; 0 prepares each when it is asked for.
-            At most one a core and one a batch are started.
+            At most one a core is started.
 
     Yields:
         ``x_0`` (B, 3, S, S) uint8 or ``x_T`` (B, 3, S, S) float32, and ``labels`` (B, L) int64.
@@ -57,7 +57,7 @@ def load_batches(
     """
     if num_workers < 0:
         raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
-    workers = min(num_workers, len(plan), os.cpu_count() or 1) if len(plan) > 1 else 0
+    workers = min(num_workers, os.cpu_count() or 1)
     loader = DataLoader(_Batches(source), batch_size=None, sampler=plan, num_workers=workers, collate_fn=_keep)
     for batch in loader:
         if isinstance(batch, Exception):

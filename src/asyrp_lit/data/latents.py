@@ -7,6 +7,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -35,6 +36,8 @@ from asyrp_lit.files import write_atomically
 __all__ = ["LatentStore", "StoreKey", "from_uint8", "to_uint8"]
 
 _OPEN_SHARDS = 16
+#: Stores up to this size are verified whole before they are used, larger ones shard by shard on first use.
+VERIFIED_BYTES = 2**31
 
 
 def to_uint8(images: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
@@ -127,25 +130,38 @@ class LatentStore:
             raise IndexError(f"shard must be 0 to {self.num_shards - 1}, got {number}")
         return range(number * self.shard_size, min((number + 1) * self.shard_size, len(self)))
 
-    def missing_shards(self, among: Iterable[int] | None = None) -> list[int]:
-        """Shards that are not there or whose checksum does not fit; reads all of them.
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return count_item_bytes(self.specs) * len(self)
+
+    @property
+    def verify(self) -> bool:
+        """Whether the store is small enough to read all of it before it is used; checksums of larger ones wait."""
+        return self.num_bytes <= VERIFIED_BYTES
+
+    def missing_shards(self, among: Iterable[int] | None = None, verify: bool = True) -> list[int]:
+        """Shards that are not there, or damaged.
 
         Args:
             among: the shards to look at; ``None`` for all.
+            verify: whether to read them and see that checksums fit, or to look at their lengths only.
         """
         numbers = range(self.num_shards) if among is None else among
-        return [k for k in numbers if not is_intact(self.shard_path(k), self.identity, k)]
+        if verify:
+            return [k for k in numbers if not is_intact(self.shard_path(k), self.identity, k)]
+        item_bytes = count_item_bytes(self.specs)
+        return [k for k in numbers if not has_size(self.shard_path(k), item_bytes * len(self.shard_indices(k)))]
 
     def is_complete(self) -> bool:
         """Whether every shard is there in full length; a quick look, the checksums are verified on first use."""
-        item_bytes = count_item_bytes(self.specs)
-        return all(
-            has_size(self.shard_path(k), item_bytes * len(self.shard_indices(k))) for k in range(self.num_shards)
-        )
+        return not self.missing_shards(verify=False)
 
-    def lock(self) -> FileLock:
-        """A lock for whoever wants to be the only one that fills the store; waits for the holder on entering."""
-        return FileLock(self.folder / "store.lock")
+    def lock_shard(self, number: int) -> FileLock:
+        """A lock for whoever computes a shard; gone with its process. Not acquired yet."""
+        folder = self.folder / "locks"
+        folder.mkdir(exist_ok=True)
+        return FileLock(folder / f"{number:05d}.lock")
 
     def write_shard(self, number: int, tensors: dict[str, Tensor]) -> None:
         """Write a shard, whole or not at all.
@@ -163,7 +179,7 @@ class LatentStore:
         try:
             write_atomically(self.shard_path(number), payload)
         except OSError as error:
-            needed, whole = len(payload) / 2**20, count_item_bytes(self.specs) * len(self) / 2**20
+            needed, whole = len(payload) / 2**20, self.num_bytes / 2**20
             raise OSError(
                 error.errno,
                 f"could not write shard {number} to {self.folder} ({error.strerror or error}): it needs {needed:.1f} "
@@ -188,6 +204,8 @@ class LatentStore:
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing: rerun the command that made it to compute it")
             if not is_intact(path, self.identity, number):
+                with suppress(OSError):
+                    path.replace(path.with_suffix(".damaged"))  # a rerun that looks at lengths only misses it too
                 raise ValueError(
                     f"{path} is truncated or corrupt (wrong checksum): rerun the command that made it, "
                     "it computes this shard again"

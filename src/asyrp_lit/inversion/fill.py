@@ -1,6 +1,6 @@
 """Latent stores filled: by inversion of images, or by sampling from random latents."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
@@ -11,6 +11,7 @@ from asyrp_lit.data.latents import LatentStore, StoreKey, from_uint8, to_uint8
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.data.source import ImageSource
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
+from asyrp_lit.inversion.claims import Claims
 from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Table
@@ -53,24 +54,30 @@ def fill_store(
     store: LatentStore,
     batch_size: int,
     alphas_cumprod: Table | None = None,
-    shards: Collection[int] | None = None,
     progress: bool = True,
     num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    wait: bool = True,
 ) -> list[int]:
     """Compute the shards of a store that are missing or corrupt, on the device of the network.
 
     Whole shards at a time, and in batches that begin with each shard: its bytes depend on store and ``batch_size``, not
     on where an earlier run was killed or who computes it. Whatever interrupts it, only whole shards are on disk.
 
+    Any number of processes may fill one store at once, on machines that share its folder: each takes shards that nobody
+    holds, and those of a process that died are free again.
+
     Args:
         model: the frozen network.
         source: the store's images.
-        store: what to fill; takes the lock only if the caller does.
+        store: what to fill.
         batch_size: images per pass.
         alphas_cumprod: the schedule; ``None`` for DDPM's linear one.
-        shards: the share of this process; ``None`` for all.
         progress: whether to show a bar over images.
         num_workers: processes that decode the next batches meanwhile; the store's bytes do not depend on it.
+        rank, world_size: of this process among those that were started together: where in the store it begins.
+        wait: whether to wait for shards that others hold at the end, and compute them should their holders die.
 
     Returns:
         The shards that it computed.
@@ -83,27 +90,26 @@ def fill_store(
     _check_fits(model, source, store, batch_size)
     device = next(model.parameters()).device
     schedule = (make_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod).to(device)
-    share = range(store.num_shards) if shards is None else sorted(shards)
-    missing = store.missing_shards(share)
-    total, todo = (sum(len(store.shard_indices(k)) for k in numbers) for numbers in (share, missing))
+    missing = store.missing_shards(verify=store.verify)
+    todo = sum(len(store.shard_indices(k)) for k in missing)
     compute, verb = (_sample_batch, "sample") if isinstance(source, RandomLatents) else (_invert_batch, "invert")
-    name = f"{verb} {store.key.source}"
-    plan = {k: list(_split(store.shard_indices(k), batch_size)) for k in missing}
-    batches = load_batches(source, [indices for planned in plan.values() for indices in planned], num_workers)
-    bar = tqdm(total=total, initial=total - todo, desc=name, unit="img", disable=not progress or not todo)
-    with closing(batches), bar:
-        for k, planned in plan.items():
-            parts = []
-            for indices in planned:
-                parts.append(compute(model, next(batches), store, indices, schedule))
+    bar = tqdm(total=len(store), initial=len(store) - todo, unit="img", disable=not progress or not todo)
+    bar.set_description(f"{verb} {store.key.source}")
+    computed: list[int] = []
+    with bar, Claims(store, missing, rank, world_size, wait, store.verify, bar.update) as claims:
+        batches = load_batches(source, claims.plan(batch_size), num_workers)
+        parts: list[Batch] = []
+        with closing(batches):
+            for batch in batches:
+                k, indices = claims.planned.popleft()
+                parts.append(compute(model, batch, store, indices, schedule))
                 bar.update(len(indices))
-            store.write_shard(k, {name: torch.cat([part[name] for part in parts]) for name in store.specs})
-    return missing
-
-
-def _split(indices: range, batch_size: int) -> Iterator[range]:
-    for first in range(0, len(indices), batch_size):
-        yield indices[first : first + batch_size]
+                if indices[-1] == store.shard_indices(k)[-1]:
+                    store.write_shard(k, {name: torch.cat([part[name] for part in parts]) for name in store.specs})
+                    claims.release(k)
+                    computed.append(k)
+                    parts = []
+    return sorted(computed)
 
 
 def _lower_precision(store: LatentStore, device: torch.device) -> AbstractContextManager[object]:

@@ -1,8 +1,11 @@
 """Where and in which precision a stage computes."""
 
 import os
+from typing import NamedTuple
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig
 
 
@@ -16,10 +19,28 @@ def pick_device(cfg: DictConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but PyTorch sees no CUDA device here: take trainer=cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # each process of DDP has its own
+    return torch.device("cuda", find_rank().local)  # each process of DDP has its own
 
 
 def autocast_as(cfg: DictConfig) -> torch.autocast:
     """The trainer's precision for what runs outside it."""
     low = str(cfg.trainer.precision).startswith("bf16")
     return torch.autocast(pick_device(cfg).type, torch.bfloat16, enabled=low)
+
+
+class Rank(NamedTuple):
+    """This process among those that were started together."""
+
+    number: int = 0
+    world_size: int = 1
+    local: int = 0
+
+
+def find_rank() -> Rank:
+    """Which process this is, of those that torchrun, srun or Lightning started; ``Rank()`` where it is alone."""
+    for kind in (TorchElasticEnvironment, SLURMEnvironment):
+        if kind.detect():
+            environment = kind()
+            return Rank(environment.global_rank(), environment.world_size(), environment.local_rank())
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning's own processes, on one machine
+    return Rank(local, int(os.environ.get("WORLD_SIZE", local + 1)), local)

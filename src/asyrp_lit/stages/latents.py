@@ -17,6 +17,7 @@ from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Images
+from asyrp_lit.stages.device import find_rank
 
 log = logging.getLogger(__name__)
 
@@ -60,22 +61,35 @@ def write_image_lists(sources: dict[str, LatentSource], run: Path) -> None:
 
 
 def build_store(
-    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, pred_x0_steps: tuple[int, ...] = ()
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, pred_x0_steps: tuple[int, ...] = (), wait: bool = True
 ) -> LatentStore:
-    """The latents of a source, computed where they are missing."""
+    """The latents of a source, computed where they are missing.
+
+    Processes that do so at once share the work; ``wait=False`` does not wait for the shards of others.
+    """
     method = cfg.method
     precision = cfg.latents.precision or ("bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true")
     key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
     num_labels = len(source[0].labels)
     store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)
-    with store.lock():
-        if missing := store.missing_shards():
-            mebibytes = LatentStore.disk_bytes(key, len(source), num_labels) / 2**20
-            verb = "sampling" if isinstance(source, RandomLatents) else "inverting"
-            log.info("%s into %s (%.1f MiB, %d shards to do)", verb, store.folder, mebibytes, len(missing))
-            fill_store(model, source, store, cfg.inversion_batch_size, num_workers=cfg.latents.num_workers)
-        else:
-            log.info("reusing the latents in %s", store.folder)
+    if missing := store.missing_shards(verify=store.verify):
+        verb = "sampling" if isinstance(source, RandomLatents) else "inverting"
+        mebibytes = store.num_bytes / 2**20
+        log.info("%s into %s (%.1f MiB, %d shards to do)", verb, store.folder, mebibytes, len(missing))
+        rank = find_rank()
+        fill_store(
+            model,
+            source,
+            store,
+            cfg.inversion_batch_size,
+            progress=rank.number == 0,
+            num_workers=cfg.latents.num_workers,
+            rank=rank.number,
+            world_size=rank.world_size,
+            wait=wait,
+        )
+    else:
+        log.info("reusing the latents in %s", store.folder)
     return store
 
 

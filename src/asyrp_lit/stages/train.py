@@ -59,11 +59,17 @@ FIXED_METHOD = (
 
 @report_errors
 def invert(cfg: DictConfig) -> None:
-    """The latent stores of train and val, as training reads them unless its t_edit is below ``cache_pred_x0_from``."""
+    """The latent stores of train and val, as training reads them unless its t_edit is below ``cache_pred_x0_from``.
+
+    Of several processes none waits for another, and the last to end may find shards of a dead one missing.
+    """
     setup = build_setup(cfg)
     write_image_lists(setup.sources, run_folder())
-    build_store(cfg, setup.model, setup.sources["train"], choose_cached_steps(cfg, setup.grid))
-    build_store(cfg, setup.model, setup.sources["val"])
+    steps = {"train": choose_cached_steps(cfg, setup.grid), "val": ()}
+    stores = [build_store(cfg, setup.model, setup.sources[name], steps[name], wait=False) for name in steps]
+    for store in stores:
+        left = store.missing_shards(verify=False)
+        log.info("%s: %d of %d shards are there", store.folder, store.num_shards - len(left), store.num_shards)
 
 
 def build_module(

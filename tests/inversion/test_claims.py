@@ -55,18 +55,26 @@ def test_shards_that_another_process_holds_are_left_to_it(tmp_path):
 
 def test_the_shard_of_a_process_that_died_is_computed_by_who_waits_for_it(tmp_path, whole, caplog):
     store = make_store(tmp_path, make_model(), Squares(COUNT))
-    lock = store.lock_shard(4)
-    lock.acquire()
+    held, waiting = threading.Event(), threading.Event()
 
-    class Release(logging.Handler):
+    def hold():
+        with store.lock_shard(4):
+            held.set()
+            waiting.wait(60)
+
+    class Notice(logging.Handler):
         def emit(self, record):
-            threading.Timer(0.2, lock.release).start()
+            waiting.set()
 
-    handler = Release()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    handler = Notice()
     claims.log.addHandler(handler)
     with caplog.at_level(logging.INFO):
         assert fill(store) == list(range(10))
     claims.log.removeHandler(handler)
+    holder.join()
     assert "waiting for shards [4], which other processes compute" in caplog.text
     assert read_files(store) == whole
 

@@ -1,6 +1,7 @@
 """From ``cfg`` to what all stages share: settings checked, attribute, model, sources, CLIP."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -63,6 +64,8 @@ def check_settings(cfg: DictConfig) -> None:
     if cfg.method.kind in FOUND_KINDS:
         return
     check_counts(cfg, TRAINED_COUNTS)
+    if type(cfg.judged) not in (int, float) or cfg.judged == 0 or not math.isfinite(cfg.judged):
+        raise ValueError(f"judged must be a finite strength other than 0, got {cfg.judged!r}")
     if cfg.method.kind not in TRAINED_KINDS:
         raise ValueError(f"method.kind must be one of {', '.join(TRAINED_KINDS)}, got {cfg.method.kind!r}")
     if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:

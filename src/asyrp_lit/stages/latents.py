@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import find_shared
 from asyrp_lit.data.random_latents import RandomLatents
-from asyrp_lit.files import write_atomically
+from asyrp_lit.files import hold_alone, write_atomically
 from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -62,13 +62,13 @@ def write_image_lists(sources: dict[str, LatentSource], run: Path) -> None:
 def build_store(
     cfg: DictConfig, model: HSpaceUNet, source: LatentSource, pred_x0_steps: tuple[int, ...] = ()
 ) -> LatentStore:
-    """The latents of a source, computed where they are missing."""
+    """The latents of a source, computed where they are missing; by one process, for which all others wait."""
     method = cfg.method
     precision = cfg.latents.precision or ("bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true")
     key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
     num_labels = len(source[0].labels)
     store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)
-    with store.lock():
+    with hold_alone(store.lock(), f"filling {store.folder}"):
         if missing := store.missing_shards():
             mebibytes = LatentStore.disk_bytes(key, len(source), num_labels) / 2**20
             verb = "sampling" if isinstance(source, RandomLatents) else "inverting"

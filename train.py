@@ -7,9 +7,9 @@ from asyrp_lit import stages
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    """Run the stage."""
-    stages.train(cfg)
+def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """Run the stage; a sweeper gets the metrics that ``objective`` names."""
+    return stages.train(cfg)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and made by one process at a time."""
 
+import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a process that waits for another says so again.
+_REMINDER = 300.0
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
@@ -34,3 +44,27 @@ def _move(temporary: Path, path: Path) -> None:
         # A writer of the same file was quicker and took ours for a leftover.
         if not path.exists():
             raise
+
+
+@contextmanager
+def hold_alone(lock: FileLock, doing: str) -> Iterator[None]:
+    """Hold a lock between processes. One that has to wait says so, at once and every five minutes.
+
+    The system gives the lock of a killed process free as soon as its workers have ended too, which takes seconds.
+
+    Args:
+        lock: on a file system that both processes see.
+        doing: what the other process does meanwhile, for the message.
+    """
+    patience = 0.0
+    while True:
+        try:
+            lock.acquire(timeout=patience)
+            break
+        except Timeout:
+            log.info("waiting for another process that is %s (it holds %s)", doing, lock.lock_file)
+            patience = _REMINDER
+    try:
+        yield
+    finally:
+        lock.release()

@@ -5,20 +5,21 @@
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asyrp_lit.files import write_atomically
+from asyrp_lit.files import hold_alone, write_atomically
 from asyrp_lit.hspace.interval import LPIPSCurves
 from asyrp_lit.inversion.invert import trace_inversion
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -102,8 +103,8 @@ def profile_images(
 ) -> LPIPSProfile:
     """The profile of the first images of a source; what ``folder`` has of it is not computed again.
 
-    A batch is kept as soon as it is done. Batches begin at multiples of ``batch_size``, so that the numbers do not
-    depend on where an earlier run was stopped.
+    One process measures, others that want the same wait for it. A batch is kept as soon as it is done. Batches begin at
+    multiples of ``batch_size``, so that the numbers do not depend on where an earlier run was stopped.
 
     Args:
         model, grid, alphas_cumprod, lpips: as for ``measure_lpips``.
@@ -116,19 +117,27 @@ def profile_images(
         FloatingPointError: a distance is not finite; earlier batches are kept.
         OSError: the disk is full.
     """
-    known = read_parts(folder, num_timesteps=len(grid) - 1)
-    missing = [index for index in range(num_images) if index not in known]
     per_image = len(grid) - 1
-    total, initial = num_images * per_image, (num_images - len(missing)) * per_image
-    with tqdm(total=total, initial=initial, desc="LPIPS curves", unit="pass", disable=not missing) as bar:
-        for indices in _split(missing, batch_size):
-            x_0 = read_images(indices).to(alphas_cumprod.device)
-            part = measure_lpips(model, x_0, grid, alphas_cumprod, lpips, bar.update)
-            _check_finite(part, indices)
-            write_part(folder, indices, part)
-            known |= dict(zip(indices, torch.stack(part[1:], dim=1), strict=True))
+    known = read_parts(folder, per_image)
+    if _list_missing(known, num_images):
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_alone(FileLock(folder / "profile.lock"), f"measuring LPIPS curves into {folder}"):
+            known = read_parts(folder, per_image)  # another process may have measured meanwhile
+            missing = _list_missing(known, num_images)
+            total, initial = num_images * per_image, (num_images - len(missing)) * per_image
+            with tqdm(total=total, initial=initial, desc="LPIPS curves", unit="pass", disable=not missing) as bar:
+                for indices in _split(missing, batch_size):
+                    x_0 = read_images(indices).to(alphas_cumprod.device)
+                    part = measure_lpips(model, x_0, grid, alphas_cumprod, lpips, bar.update)
+                    _check_finite(part, indices)
+                    write_part(folder, indices, part)
+                    known |= dict(zip(indices, torch.stack(part[1:], dim=1), strict=True))
     pred_x0, x_t = torch.stack([known[index] for index in range(num_images)]).unbind(dim=1)
     return LPIPSProfile(tuple(grid[:-1]), pred_x0, x_t)
+
+
+def _list_missing(known: Container[int], num_images: int) -> list[int]:
+    return [index for index in range(num_images) if index not in known]
 
 
 def _split(indices: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -6,6 +6,7 @@ from asyrp_lit.stages.edit import edit
 from asyrp_lit.stages.judge import check_texts, evaluate
 from asyrp_lit.stages.measure_interval import measure_interval
 from asyrp_lit.stages.pretrain import export, pretrain
+from asyrp_lit.stages.sweep_report import sweep_report
 from asyrp_lit.stages.train import invert, train
 from asyrp_lit.stages.weights import weights
 
@@ -19,6 +20,7 @@ __all__ = [
     "invert",
     "measure_interval",
     "pretrain",
+    "sweep_report",
     "train",
     "weights",
 ]

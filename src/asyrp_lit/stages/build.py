@@ -1,6 +1,7 @@
 """From ``cfg`` to what all stages share: settings checked, attribute, model, sources, CLIP."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.sanity import check_eps_error, compare_settings
 from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.frozen import share_frozen
 from asyrp_lit.stages.latents import build_sources
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ def check_settings(cfg: DictConfig) -> None:
     if cfg.method.kind in FOUND_KINDS:
         return
     check_counts(cfg, TRAINED_COUNTS)
+    if type(cfg.judged) not in (int, float) or cfg.judged == 0 or not math.isfinite(cfg.judged):
+        raise ValueError(f"judged must be a finite strength other than 0, got {cfg.judged!r}")
     if cfg.method.kind not in TRAINED_KINDS:
         raise ValueError(f"method.kind must be one of {', '.join(TRAINED_KINDS)}, got {cfg.method.kind!r}")
     if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:
@@ -85,14 +89,15 @@ def build_attribute(cfg: DictConfig) -> Attribute:
 
 
 def build_clip(cfg: DictConfig) -> FrozenCLIP:
-    """The frozen CLIP.
+    """The frozen CLIP, loaded once a process; on the CPU, or on the device where an earlier job left it.
 
     Raises:
         ValueError: its weights cannot be downloaded, are damaged or of another architecture.
     """
     chosen = cfg.clip
     try:
-        return load_clip(chosen.name, chosen.weights, chosen.cache)
+        arguments = (chosen.name, chosen.weights, chosen.cache)
+        return share_frozen("clip", arguments, lambda: load_clip(*arguments))
     except (RuntimeError, UnpicklingError) as error:  # open_clip's and torch's
         raise ValueError(
             f"CLIP {chosen.name} cannot be loaded from {chosen.weights!r} ({str(error)[:300]}); without a network put "
@@ -129,8 +134,9 @@ class Setup(NamedTuple):
 
 
 def build_model(cfg: DictConfig) -> HSpaceUNet:
-    """The frozen base model on the stage's device."""
-    model: HSpaceUNet = instantiate(cfg.model.build).to(pick_device(cfg))
+    """The frozen base model on the stage's device, loaded once a process."""
+    settings = [OmegaConf.to_container(cfg.model.build, resolve=True), cfg.channels_last]
+    model: HSpaceUNet = share_frozen("unet", settings, lambda: instantiate(cfg.model.build)).to(pick_device(cfg))
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)
     return model

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import CompactHydraException, HydraException, InstantiationException
+from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +26,7 @@ from asyrp_lit.files import write_atomically
 log = logging.getLogger(__name__)
 In = TypeVar("In")
 Out = TypeVar("Out")
+Result = TypeVar("Result")
 
 #: What our own checks raise, and what libraries raise on a file, a value or a machine that does not fit.
 USER_ERRORS = (
@@ -51,6 +53,12 @@ NOISE = (
 def run_folder() -> Path:
     """The folder of this run."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def name_sweep() -> str | None:
+    """The name of the folder of this job's sweep; ``None`` for a run of its own."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
@@ -121,13 +129,29 @@ def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
         sys.exit(1)
 
 
-def report_errors(stage: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """End a stage that fails on what a user gave with one message and exit code 1, the traceback kept in a file."""
+class FailedJobError(CompactHydraException):
+    """A job of a sweep failed; Hydra goes on with the others, and ends with this message and exit code 1."""
+
+
+def report_errors(stage: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
+    """End a stage that fails on what a user gave with one message and exit code 1, the traceback kept in a file.
+
+    A job of a sweep raises ``FailedJobError`` in place of the exit, so that the other jobs run.
+    """
 
     @wraps(stage)
-    def guarded(cfg: DictConfig) -> None:
-        with errors_as_messages(keep_traceback):
-            stage(cfg)
+    def guarded(cfg: DictConfig) -> Result:
+        try:
+            with errors_as_messages(keep_traceback):
+                return stage(cfg)
+        except SystemExit as stop:
+            error = stop.__context__
+            if HydraConfig.get().mode != RunMode.MULTIRUN or not isinstance(error, USER_ERRORS):
+                raise
+            raise FailedJobError(describe_error(error)) from error
+        except Exception:
+            keep_traceback()
+            raise
 
     return guarded
 

@@ -6,11 +6,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import wandb
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.data.datamodule import LatentsDataModule
@@ -32,7 +33,7 @@ from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.device import pick_device
-from asyrp_lit.stages.guard import report_errors, run_folder, write_json
+from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
@@ -108,6 +109,7 @@ def build_module(
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
         KeptReadings(clip, keep) if keep else None,
+        float(cfg.judged),
     )
 
 
@@ -115,10 +117,14 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
     """Lightning's trainer with what a run leaves in its folder."""
     loggers: list[Logger] = [make_csv_logger(run)]
     if cfg.logger.wandb is not None:
-        loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run)))
+        group = cfg.logger.wandb.group or name_sweep()
+        loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run), group=group))
+    strengths = tuple(cfg.callbacks.strengths)
+    if cfg.judged not in strengths:
+        strengths = tuple(sorted((*strengths, cfg.judged)))
     callbacks: list[Callback] = [
         TQDMProgressBar(refresh_rate=1),
-        PreviewGrid(run, cfg.callbacks.preview_images, tuple(cfg.callbacks.strengths), title),
+        PreviewGrid(run, cfg.callbacks.preview_images, strengths, title),
         LossCurve(run),
         KeepState(run / "last.ckpt"),
     ]
@@ -136,19 +142,25 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
 
 
 @report_errors
-def train(cfg: DictConfig) -> None:
+def train(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Latents, interval, f_t, metrics and pictures for one attribute.
 
+    Returns:
+        The metrics that ``objective`` names, for a sweeper of Hydra: one as a number, several as a tuple in its order;
+        ``None`` where it names none.
+
     Raises:
-        ValueError: the method does not train.
+        ValueError: the method does not train, or the run does not measure its objective.
     """
     if cfg.method.kind in FOUND_KINDS:
         raise ValueError(f"method={cfg.method.kind} finds directions without training: python discover.py does that")
-    run_training(cfg)
+    metrics = run_training(cfg)
+    values = tuple(metrics[name] for name in cfg.objective or ())
+    return values[0] if len(values) == 1 else values or None
 
 
-def run_training(cfg: DictConfig) -> None:
-    """What ``train`` does, for stages that train on their way."""
+def run_training(cfg: DictConfig) -> dict[str, float]:
+    """What ``train`` does, for stages that train on their way; the content of metrics.json."""
     run = Path(cfg.resume) if cfg.resume else run_folder()
     checkpoint = find_checkpoint(cfg)
     attribute, grid, model, sources = build_setup(cfg)
@@ -161,13 +173,31 @@ def run_training(cfg: DictConfig) -> None:
     log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d, t_start %d", attribute.name, cos_text, *interval)
     torch.manual_seed(cfg.seed)
     module = build_module(cfg, model, clip, attribute, grid, interval)
+    check_objective(cfg, module)
     if checkpoint:
         check_fits(checkpoint, module)
     train_store = build_store(cfg, model, sources["train"], choose_cached_steps(cfg, grid, interval.t_edit))
     val_store = build_store(cfg, model, sources["val"])
-    trainer = build_trainer(cfg, run, describe(attribute))
+    title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")
+    trainer = build_trainer(cfg, run, title)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
+    metrics: dict[str, float] = {}
+    try:
+        fit_and_validate(trainer, module, data, checkpoint, run)
+        metrics = read_metrics(trainer)
+        if trainer.is_global_zero:
+            write_results(cfg, module, attribute, run, metrics)
+    finally:
+        if wandb.run is not None:
+            wandb.finish(exit_code=0 if metrics else 1)  # else the next run of a sweep would go on in this one
+    return metrics
+
+
+def fit_and_validate(
+    trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoint: Path | None, run: Path
+) -> None:
+    """Train to the end and judge; Ctrl-C is raised as such and says how to go on."""
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
@@ -175,11 +205,30 @@ def run_training(cfg: DictConfig) -> None:
         raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
     if not any(name.startswith("val/") for name in trainer.callback_metrics):
         trainer.validate(module, data, verbose=False)  # a finished run was resumed
-    if trainer.is_global_zero:
-        write_results(cfg, module, attribute, run, trainer)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()  # else the next run of a sweep would go on in this one
+
+
+def read_metrics(trainer: Trainer) -> dict[str, float]:
+    """The validation metrics by their names in metrics.json."""
+    found = trainer.callback_metrics.items()
+    return {name.removeprefix("val/"): float(value) for name, value in found if name.startswith("val/")}
+
+
+def check_objective(cfg: DictConfig, module: AsyrpModule) -> None:
+    """See that the run will measure what a sweeper wants of it.
+
+    Raises:
+        ValueError: ``objective`` is no list of metrics of this run.
+    """
+    wanted = cfg.objective
+    if wanted is None:
+        return
+    measured = list(module.panel.reducers) if module.panel is not None else []
+    missing = [name for name in wanted if name not in measured] if isinstance(wanted, ListConfig) else [wanted]
+    if missing or not wanted:
+        raise ValueError(
+            f"objective must be null or a list of metrics of this run ({', '.join(measured)}), got {wanted}; success "
+            "and preservation need portraits and an attribute with labels"
+        )
 
 
 def find_checkpoint(cfg: DictConfig) -> Path | None:
@@ -220,15 +269,14 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
         ) from error
 
 
-def write_results(cfg: DictConfig, module: AsyrpModule, attribute: Attribute, run: Path, trainer: Trainer) -> None:
+def write_results(
+    cfg: DictConfig, module: AsyrpModule, attribute: Attribute, run: Path, metrics: dict[str, float]
+) -> None:
     """The direction file and metrics.json of a finished run."""
-    metrics = {
-        name.removeprefix("val/"): float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith("val/")
-    }
     method = cfg.method
     loss: dict[str, Any] = {str(k): v for k, v in method.loss.items() if k != "_target_"}
+    if cfg.judged != 1:
+        loss["judged"] = cfg.judged  # the strength of the metrics
     info = DirectionInfo(
         kind=method.kind,
         arguments=direction_arguments(

@@ -59,6 +59,7 @@ class AsyrpModule(LightningModule):
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
         kept: what CLIP shall read as before, weighted by the recipe's ``w_keep``; ``None`` for nothing.
+        judged: strength at which validation edits.
     """
 
     text_direction: Tensor
@@ -81,6 +82,7 @@ class AsyrpModule(LightningModule):
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
         kept: KeptReadings | None = None,
+        judged: float = 1.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -100,6 +102,7 @@ class AsyrpModule(LightningModule):
         self.grad_clip = grad_clip
         self.panel = panel
         self.kept = kept if recipe.w_keep else None
+        self.judged = judged
         self.register_buffer("text_direction", text_direction)
         self.register_buffer("alphas_cumprod", make_alphas_cumprod())
 
@@ -216,14 +219,14 @@ class AsyrpModule(LightningModule):
             raise FloatingPointError(f"an update made the direction NaN or infinite; {ADVICE}")
 
     def validation_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Images] | None:
-        """Reconstruct, edit at strength 1 and judge."""
+        """Reconstruct, edit at the judged strength and judge."""
         if self.panel is None:
             return None
         seeds = [int(i) for i in batch.index]
         common = (self.model, batch.x_T, self.grid, self.alphas_cumprod, self.direction, self.interval)
-        columns = sample_strengths(*common, (None, 1.0), seeds)
+        columns = sample_strengths(*common, (None, self.judged), seeds)
         real = batch.is_real
-        self.panel.update(batch.x_0[real], columns[RECONSTRUCTION][real], columns[name_strength(1.0)][real])
+        self.panel.update(batch.x_0[real], columns[RECONSTRUCTION][real], columns[name_strength(self.judged)][real])
         return {"source": batch.x_0} | columns
 
     def on_validation_epoch_end(self) -> None:

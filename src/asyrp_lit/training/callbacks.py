@@ -20,7 +20,7 @@ from asyrp_lit.training.asyrp import AsyrpModule
 class PreviewGrid(Callback):
     """After every validation: source, reconstruction and edits of the first val images, as PNG and to W&B.
 
-    Reconstruction and the edit at strength 1 are those of the validation; only the other strengths are sampled.
+    Reconstruction and the edit at the judged strength are those of the validation; only other strengths are sampled.
 
     Args:
         folder: where ``grid.png`` goes.

@@ -2,7 +2,7 @@
 
 Two layouts, one a family of base models; attribute names are the keys of the released files. Both end in a convolution
 with torch's default initialisation and have no residual, so an untrained delta_h is random, not zero;
-``hspace.start.scale_start`` makes it smaller.
+``hspace.scale.scale_delta`` makes it smaller.
 """
 
 import torch.nn.functional as F

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.data.datamodule import LatentsDataModule
+from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.hspace.attribute import AVATARS, Attribute, list_classes
 from asyrp_lit.hspace.direction import (
@@ -23,7 +24,7 @@ from asyrp_lit.hspace.direction import (
     make_direction,
     save_direction,
 )
-from asyrp_lit.hspace.start import DeltaNetwork, scale_start
+from asyrp_lit.hspace.scale import DeltaNetwork, FreeDelta, scale_delta
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.kept import KeptReadings
@@ -32,12 +33,13 @@ from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
-from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.device import autocast_as, find_rank, pick_device
 from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
 from asyrp_lit.training.asyrp import AsyrpModule
+from asyrp_lit.training.calibrate import choose_strength, measure_cosines
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
 
@@ -88,7 +90,7 @@ def build_module(
     arguments = direction_arguments(method.kind, model.h_channels, model.h_size, model.temb_channels, grid)
     direction = make_direction(method.kind, **arguments)
     if isinstance(direction, DeltaNetwork):
-        scale_start(direction, method.init_scale)
+        scale_delta(direction, method.init_scale)
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
     keep = attribute.keep
     if keep is None and attribute.labels is not None and cfg.model.domain == AVATARS:
@@ -133,7 +135,7 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
         logger=loggers,
         callbacks=callbacks,
         max_epochs=cfg.method.passes,
-        check_val_every_n_epoch=cfg.method.passes,
+        check_val_every_n_epoch=cfg.method.passes + 1,  # the finished direction is judged, after calibration
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -184,7 +186,9 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
     metrics: dict[str, float] = {}
     try:
-        fit_and_validate(trainer, module, data, checkpoint, run)
+        fit(trainer, module, data, checkpoint, run)
+        calibrate(cfg, module, train_store)
+        trainer.validate(module, data, verbose=False)
         metrics = read_metrics(trainer)
         if trainer.is_global_zero:
             write_results(cfg, module, attribute, run, metrics)
@@ -194,17 +198,52 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def fit_and_validate(
-    trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoint: Path | None, run: Path
-) -> None:
-    """Train to the end and judge; Ctrl-C is raised as such and says how to go on."""
+def fit(trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoint: Path | None, run: Path) -> None:
+    """Train to the end; Ctrl-C is raised as such and says how to go on."""
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         kept = (run / "last.ckpt").is_file()
         raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
-    if not any(name.startswith("val/") for name in trainer.callback_metrics):
-        trainer.validate(module, data, verbose=False)  # a finished run was resumed
+
+
+def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore) -> None:
+    """Scale a trained direction so that strength 1 is what ``method.calibration`` finds; the checkpoint stays as it is.
+
+    Raises:
+        ValueError: it names no image or no strength.
+    """
+    wanted = cfg.method.calibration
+    if wanted is None:
+        return
+    strengths = [float(strength) for strength in wanted.strengths]
+    if wanted.num_images < 1 or not strengths:
+        raise ValueError(f"method.calibration must name images and strengths, got {OmegaConf.to_container(wanted)}")
+    device = pick_device(cfg)
+    module.to(device)
+    items = [store[i] for i in range(min(wanted.num_images, len(store)))]
+    x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
+    x_T = torch.stack([item["x_T"] for item in items]).to(device)
+    with autocast_as(cfg):
+        cosines = measure_cosines(
+            module.model,
+            module.clip,
+            module.direction,
+            x_0,
+            x_T,
+            module.text_direction,
+            strengths,
+            module.grid,
+            module.interval,
+            module.alphas_cumprod,
+            cfg.inversion_batch_size,
+            progress=find_rank().number == 0,
+        )
+    module.strength = choose_strength(strengths, cosines)
+    table = ", ".join(f"{s:g}: {cosine:.3f}" for s, cosine in zip(strengths, cosines, strict=True))
+    log.info("strength 1 is set to %g of delta_h as trained (directional cosines %s)", module.strength, table)
+    assert isinstance(module.direction, DeltaNetwork | FreeDelta)
+    scale_delta(module.direction, module.strength)
 
 
 def read_metrics(trainer: Trainer) -> dict[str, float]:
@@ -275,6 +314,8 @@ def write_results(
     """The direction file and metrics.json of a finished run."""
     method = cfg.method
     loss: dict[str, Any] = {str(k): v for k, v in method.loss.items() if k != "_target_"}
+    if method.calibration is not None:
+        loss["calibrated"] = module.strength  # of delta_h as trained
     if cfg.judged != 1:
         loss["judged"] = cfg.judged  # the strength of the metrics
     info = DirectionInfo(

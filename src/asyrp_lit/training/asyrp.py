@@ -89,6 +89,8 @@ class AsyrpModule(LightningModule):
         self.model = model
         self.clip = clip
         self.direction = direction
+        #: What the direction was multiplied by after training.
+        self.strength = 1.0
         self.grid = grid
         self.interval = interval
         self.recipe = recipe

@@ -1,0 +1,56 @@
+"""What strength 1 means after training."""
+
+import pytest
+import torch
+
+from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.hspace.combine import Scaled
+from asyrp_lit.hspace.scale import scale_delta
+from asyrp_lit.losses.directional import directional_cosine
+from asyrp_lit.training.calibrate import choose_strength, measure_cosines
+
+STRENGTHS = [0.5, 1.0, 2.0]
+
+
+def measure(module, x_0, x_T, strengths=STRENGTHS, batch_size=4):
+    common = (module.text_direction, strengths, module.grid, module.interval, module.alphas_cumprod)
+    return measure_cosines(
+        module.model, module.clip, module.direction, x_0, x_T, *common, batch_size=batch_size, progress=False
+    )
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(5, 3, 16, 16, generator=generator) * 2 - 1, torch.randn(5, 3, 16, 16, generator=generator)
+
+
+def test_the_cosines_are_those_of_finished_edits_whatever_the_batch(tiny, images):
+    x_0, x_T = images
+    module = tiny.make_module()
+    scale_delta(module.direction, 30.0)
+    expected = []
+    for strength in STRENGTHS:
+        direction = Scaled(module.direction, strength)
+        interval = module.interval._replace(t_boost=0)
+        edited = sample_images(module.model, x_T, module.grid, module.alphas_cumprod, direction, interval)
+        source = module.clip.encode_images(x_0)
+        cosine = directional_cosine(module.clip.encode_images(edited), source, module.text_direction)
+        expected.append(cosine.mean())
+    assert len({round(float(cosine), 4) for cosine in expected}) == 3
+    for batch_size in (1, 6, 100):
+        torch.testing.assert_close(
+            torch.tensor(measure(module, x_0, x_T, batch_size=batch_size)), torch.stack(expected)
+        )
+
+
+def test_a_scaled_direction_at_strength_1_is_the_one_that_was_chosen(tiny, images):
+    module = tiny.make_module()
+    before = measure(module, *images)
+    scale_delta(module.direction, 2.0)
+    torch.testing.assert_close(measure(module, *images, strengths=[0.25, 0.5, 1.0]), before)
+
+
+def test_the_largest_cosine_is_chosen_and_of_equals_the_smallest_strength():
+    assert choose_strength([1.2, 0.4, 0.7], [0.1, 0.3, 0.5]) == 0.7
+    assert choose_strength([1.2, 0.4, 0.7], [0.5, 0.3, 0.5]) == 0.7

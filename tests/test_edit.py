@@ -114,6 +114,24 @@ def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos):
     assert "has the pictures of other settings" in outcome.text
 
 
+def test_boosted_pictures_are_the_same_after_a_stop_and_in_another_order(edit, files, photos, tmp_path):
+    common = (f"direction={files['glasses']}", "strength=[1,2]", "t_boost=700")
+    _, whole = edit(*common, f"images={photos}", out="whole")
+    edit(*common, f"images={photos}", "n=1", out="stopped")
+    _, resumed = edit(*common, f"images={photos}", out="stopped")
+    keys = {"a.jpg": "3.jpg", "a.png": "2.png", "below__one.png": "1.png"}
+    (tmp_path / "turned").mkdir()
+    for key, other in keys.items():
+        (tmp_path / "turned" / other).write_bytes((photos / key.replace("__", "/")).read_bytes())
+    _, turned = edit(*common, f"images={tmp_path / 'turned'}", "inversion_batch_size=4", out="turned_out")
+    for key, other in keys.items():
+        for name in ("strength_1.png", "strength_2.png"):
+            picture = read(whole / "images" / key / name)
+            assert np.abs(picture - read(resumed / "images" / key / name)).max() <= 1
+            assert np.abs(picture - read(turned / "images" / other / name)).max() <= 1
+    assert np.abs(picture - read(whole / "images/a.png/strength_2.png")).max() > 1
+
+
 def test_two_directions_make_a_square_and_share_the_sum(edit, files):
     both = f"direction=[{files['glasses']},{files['beard']}]"
     outcome, out = edit(both, "strength=[[0,1],[0,2]]", "n=2")

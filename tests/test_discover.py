@@ -6,7 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from asyrp_lit.hspace import pullback
 from asyrp_lit.hspace.direction import get_space, read_direction
+from asyrp_lit.hspace.pullback import find_local_basis
+from asyrp_lit.stages import discover_find
 
 FEW = ("data.train.num_images=6", "data.val.num_images=4", "interval=all", "sheet_images=2", "judged_images=3")
 STRENGTHS = ("method.strengths=[-1.5,0,1.5]", "method.judged=1.5")
@@ -69,7 +72,15 @@ def test_labels_give_the_class_mean_difference_and_the_boundary(discover, tmp_pa
         assert (along * difference).sum() / along.square().sum() == pytest.approx(1, abs=1e-3)
 
 
-def test_pullback_is_about_the_image_that_is_named(discover):
+def test_pullback_is_about_the_image_that_is_named(discover, monkeypatch):
+    computed = []
+
+    def count(encode, x_t, *rest):
+        computed.append(len(x_t))
+        return find_local_basis(encode, x_t, *rest)
+
+    for module in (pullback, discover_find):
+        monkeypatch.setattr(module, "find_local_basis", count)
     few = ("method.num_components=2", "method.rank=2", "method.iterations=2", "method.image=val-000002", "method.t=700")
     folder, report = succeed(discover, "pullback", "method=pullback", *few)
     assert list(report) == ["pullback_1", "pullback_2"]
@@ -78,6 +89,7 @@ def test_pullback_is_about_the_image_that_is_named(discover):
     assert (info.kind, info.source["images"], info.source["t"]) == ("pullback", "val-000002", "666")
     assert (info.t_edit, info.t_start, get_space(direction)) == (334, 666, "x")
     assert direction.v.norm() == pytest.approx(1, abs=1e-4)
+    assert sum(computed) == 1 + len((folder / "images-val.txt").read_text().split())  # not once for each component
 
 
 @pytest.mark.parametrize("name", ["pca-global/pca_1", "pullback/pullback_1"])

@@ -1,13 +1,20 @@
 """``edit.py`` on tiny data: what it writes, how strengths combine, what it goes on with and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from asyrp_lit.hspace.direction import DirectionInfo, direction_arguments, make_direction, save_direction
+from asyrp_lit.hspace.direction import (
+    DirectionInfo,
+    direction_arguments,
+    make_direction,
+    read_direction_info,
+    save_direction,
+)
 from asyrp_lit.models.registry import load_folder
 
 
@@ -107,6 +114,24 @@ def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos):
     assert "has the pictures of other settings" in outcome.text
 
 
+def test_boosted_pictures_are_the_same_after_a_stop_and_in_another_order(edit, files, photos, tmp_path):
+    common = (f"direction={files['glasses']}", "strength=[1,2]", "t_boost=700")
+    _, whole = edit(*common, f"images={photos}", out="whole")
+    edit(*common, f"images={photos}", "n=1", out="stopped")
+    _, resumed = edit(*common, f"images={photos}", out="stopped")
+    keys = {"a.jpg": "3.jpg", "a.png": "2.png", "below__one.png": "1.png"}
+    (tmp_path / "turned").mkdir()
+    for key, other in keys.items():
+        (tmp_path / "turned" / other).write_bytes((photos / key.replace("__", "/")).read_bytes())
+    _, turned = edit(*common, f"images={tmp_path / 'turned'}", "inversion_batch_size=4", out="turned_out")
+    for key, other in keys.items():
+        for name in ("strength_1.png", "strength_2.png"):
+            picture = read(whole / "images" / key / name)
+            assert np.abs(picture - read(resumed / "images" / key / name)).max() <= 1
+            assert np.abs(picture - read(turned / "images" / other / name)).max() <= 1
+    assert np.abs(picture - read(whole / "images/a.png/strength_2.png")).max() > 1
+
+
 def test_two_directions_make_a_square_and_share_the_sum(edit, files):
     both = f"direction=[{files['glasses']},{files['beard']}]"
     outcome, out = edit(both, "strength=[[0,1],[0,2]]", "n=2")
@@ -178,6 +203,58 @@ def test_a_mask_keeps_what_is_black(edit, files, photos, tmp_path):
     assert change[:, :16].mean() > 2 * change[:, 16:].mean()
 
 
+@pytest.fixture(scope="module")
+def pullback(files, tmp_path_factory):
+    """A direction that moves x_t, for the tiny network."""
+    path = tmp_path_factory.mktemp("pullback") / "pullback_1.safetensors"
+    arguments = {"h_channels": 16, "h_size": 16, "channels": 3, "image_size": 32, "step": 0.5}
+    arguments |= {"transported": False, "rank": 1, "iterations": 1}
+    direction = make_direction("pullback", **arguments)
+    direction.v.normal_(generator=torch.Generator().manual_seed(0)).div_(direction.v.norm())
+    info = replace(read_direction_info(files["eps"]), kind="pullback", arguments=arguments)
+    save_direction(path, direction, info)
+    return path
+
+
+def test_a_mask_fits_a_direction_that_moves_x(edit, pullback, photos, tmp_path):
+    half = Image.new("L", (90, 40), 255)
+    half.paste(0, (0, 0, 45, 40))
+    common = (f"direction={pullback}", f"images={photos / 'a.jpg'}", "strength=4")
+    pictures = {}
+    for name, mask in (("none", None), ("white", Image.new("L", (90, 40), 255)), ("half", half)):
+        if mask:
+            mask.save(tmp_path / f"{name}.png")
+        outcome, out = edit(*common, *([f"where={tmp_path / name}.png"] if mask else []), out=name)
+        assert outcome.code == 0, outcome.text
+        pictures[name] = read(out / "images/a.jpg/strength_4.png")
+    assert np.array_equal(pictures["white"], pictures["none"])
+    assert np.abs(pictures["half"] - pictures["none"]).mean() > 1
+
+
+@pytest.mark.parametrize("size", [(200, 100), (1, 1), (31, 33)])
+def test_a_white_mask_of_any_size_changes_nothing(edit, files, photos, tmp_path, size):
+    Image.new("L", size, 255).save(tmp_path / "white.png")
+    common = (f"direction={files['glasses']}", f"images={photos / 'a.jpg'}", "strength=3")
+    pictures = []
+    for name, extra in (("with", [f"where={tmp_path / 'white.png'}"]), ("without", [])):
+        outcome, out = edit(*common, *extra, out=name)
+        assert outcome.code == 0, outcome.text
+        pictures.append(read(out / "images/a.jpg/strength_3.png"))
+    assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize("size", [(10000, 5000), (14000, 7000)])  # of the second Pillow warns
+def test_a_photo_of_many_megapixels_is_edited_without_a_warning(edit, files, tmp_path, size):
+    across = Image.linear_gradient("L")
+    photo = Image.merge("RGB", (across, across.rotate(90), across.rotate(180))).resize(size)
+    photo.save(tmp_path / "large.jpg")
+    outcome, out = edit(f"direction={files['glasses']}", f"images={tmp_path / 'large.jpg'}", "strength=1")
+    assert outcome.code == 0, outcome.text
+    assert "Warning" not in outcome.text
+    centre = photo.crop((size[1] // 2, 0, size[1] // 2 + size[1], size[1])).resize((32, 32))
+    assert np.abs(read(out / "images/large.jpg/source.png") - np.asarray(centre).astype(int)).max() <= 4
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -186,7 +263,7 @@ def test_a_mask_keeps_what_is_black(edit, files, photos, tmp_path):
         (("direction=nobody",), "no direction file nobody, nor an embedded direction"),
         (("direction=[]",), "direction must name a file"),
         (("images=/no/such/folder",), "does not exist"),
-        (("images=EMPTY",), "has no images"),
+        (("images=TMP/EMPTY",), "has no images"),
         (("combine=product",), "combine must be one of normalised, sum"),
         (("kind=median",), "kind must be one of per_image, mean, global"),
         (("process=both",), "process must be one of asymmetric, symmetric"),
@@ -194,16 +271,41 @@ def test_a_mask_keeps_what_is_black(edit, files, photos, tmp_path):
         (("n=0",), "n must be null or a whole number"),
         (("t_edit=1000",), "no step edits"),
         (("where=/no/mask.png",), "/no/mask.png"),
-        (("model=ddpmpp_avatars", "model.weights=null"), ""),
+        (("where=TMP/BLACK",), "is black everywhere"),
+        (("where=TMP/TEXT",), "of no format that Pillow knows"),
+        (("images=TMP/FEW",), "b.png cannot be read"),
+        (("model=ddpmpp_avatars", "model.weights=null"), "Could not override 'model.weights'"),
     ],
 )
 def test_wrong_input_ends_with_one_message(edit, files, tmp_path, overrides, message):
-    (tmp_path / "EMPTY").mkdir()
-    named = [word.replace("EMPTY", str(tmp_path / "EMPTY")) for word in overrides]
+    for name in ("EMPTY", "FEW"):
+        (tmp_path / name).mkdir()
+    Image.new("L", (40, 30), 0).save(tmp_path / "BLACK", "png")
+    Image.new("L", (40, 30), 9).save(tmp_path / "FEW/a.png")
+    for name in ("TEXT", "FEW/b.png"):
+        (tmp_path / name).write_text("no picture")
+    named = [word.replace("TMP", str(tmp_path)) for word in overrides]
     outcome, out = edit(*([] if "direction" in overrides[0] else [f"direction={files['glasses']}"]), *named)
     assert outcome.code == 1
     assert message in outcome.text
+    assert outcome.text.count("[ERROR]") <= 1  # Hydra's own messages have no such mark
+    assert not out.exists()
+
+
+def test_a_strength_beyond_all_numbers_leaves_no_picture(edit, files, photos):
+    outcome, out = edit(f"direction={files['glasses']}", f"images={photos}", "strength=[1,1e30]")
+    assert outcome.code == 1
+    assert "the edit with strengths [1e+30] is no longer finite" in outcome.text
     assert not list(out.rglob("*.png"))
+
+
+def test_directions_of_two_base_models_are_refused_whichever_comes_first(edit, files):
+    for both in (f"[{files['glasses']},smiling]", f"[smiling,{files['glasses']}]"):
+        outcome, out = edit(f"direction={both}")
+        assert outcome.code == 1
+        assert outcome.text.count("[ERROR]") == 1
+        assert "smiling.safetensors was trained on ddpmpp_avatars" in outcome.text
+        assert not out.exists()
 
 
 def test_a_direction_for_another_model_is_refused(scripts, files, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,6 +148,26 @@ def test_a_sweep_without_a_grid_has_the_trained_interval_in_it(measure, directio
     assert len(report["sweep"]["images"]) == 2
 
 
+def cells(outputs):
+    return {path.name: path.stat().st_mtime_ns for path in sorted(outputs.glob("latents/sweep-*/*"))}
+
+
+def test_a_sweep_again_edits_nothing_and_a_larger_grid_only_its_new_cells(measure, direction, tmp_path):
+    sweep, passes = ("sweep=true", f"direction={direction()}", "t_edits=[333]"), re.compile(r"edit intervals: *(\d+)%")
+    _, first, text = measure(*sweep, "t_boosts=[0]")
+    assert passes.findall(text)[0] == "0"
+    before = cells(tmp_path)
+    _, again, text = measure(*sweep, "t_boosts=[0]", name="again")
+    assert again == first
+    assert passes.findall(text)[0] == "100"
+    _, more, text = measure(*sweep, "t_boosts=[0,1000]", name="more")
+    assert passes.findall(text)[0] == "67"  # of two cells and the reconstruction
+    assert more["sweep"]["cells"][0] == first["sweep"]["cells"][0]
+    after = cells(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -189,21 +210,23 @@ def test_wrong_input_ends_with_one_message(scripts, tiny, direction, tmp_path, o
     assert not (tmp_path / "run/interval.json").exists()
 
 
-@pytest.mark.slow
-def test_a_killed_measurement_goes_on_to_the_same_numbers(measure, scripts, tiny, tmp_path):
-    killed, long = tmp_path / "killed", ("method.num_steps=8", "interval.num_images=8", "attributes=[glasses]")
-    command = [sys.executable, str(scripts.root / "interval.py"), *tiny(killed), *long]
+def kill_when(begun, command):
+    """Run a script in its own process until ``begun()`` and kill it."""
     process = subprocess.Popen(
-        [*command, "inversion_batch_size=1", f"hydra.run.dir={killed}/first"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not parts(killed):
+    while not begun():
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_killed_measurement_goes_on_to_the_same_numbers(measure, scripts, tiny, tmp_path):
+    killed, long = tmp_path / "killed", ("method.num_steps=8", "interval.num_images=8", "attributes=[glasses]")
+    command = [sys.executable, str(scripts.root / "interval.py"), *tiny(killed), *long]
+    kill_when(lambda: parts(killed), [*command, "inversion_batch_size=1", f"hydra.run.dir={killed}/first"])
     before = parts(killed)
     assert 0 < len(before) < 8
     _, resumed, _ = measure(*long, "inversion_batch_size=1", outputs=killed, name="second")
@@ -211,4 +234,20 @@ def test_a_killed_measurement_goes_on_to_the_same_numbers(measure, scripts, tiny
     assert resumed == whole
     after = parts(killed)
     assert len(after) == 8
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_numbers(measure, scripts, tiny, direction, tmp_path):
+    killed, sweep = tmp_path / "killed", ("sweep=true", f"direction={direction()}", "method.num_steps=12")
+    sweep += ("t_edits=[100,200,300,400,500,600,700,800]", "t_boosts=[0,100,1000]")
+    command = [sys.executable, str(scripts.root / "interval.py"), *tiny(killed), *sweep]
+    kill_when(lambda: len(cells(killed)) > 4, [*command, f"hydra.run.dir={killed}/first"])
+    before = cells(killed)
+    assert len(before) < 2 + 1 + 8 * 3  # x_0, x_T, the reconstruction, the cells
+    _, resumed, _ = measure(*sweep, outputs=killed, name="second")
+    _, whole, _ = measure(*sweep, outputs=tmp_path / "whole")
+    assert resumed == whole
+    after = cells(killed)
+    assert len(after) == 2 + 1 + 8 * 3
     assert {name: after[name] for name in before} == before

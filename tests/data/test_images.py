@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from asyrp_lit.data import decode
 from asyrp_lit.data.decode import load_image
 from asyrp_lit.data.images import ImageFolder, list_images
 
@@ -127,6 +130,47 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"bomb.png has too many pixels"):
         load_image(path, 4)
+
+
+def gradient(width, height):
+    across = Image.linear_gradient("L")
+    return Image.merge("RGB", (across, across.rotate(90), across.rotate(180))).resize((width, height))
+
+
+def test_a_large_jpeg_is_decoded_small_and_to_the_same_pixels(tmp_path, monkeypatch):
+    seen, image, exif = [], gradient(6000, 4000), Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "x.jpg", image, quality=95, exif=exif)
+    crop = decode._crop_and_resize
+    monkeypatch.setattr(decode, "_crop_and_resize", lambda image, size: (seen.append(image.size), crop(image, size))[1])
+    small = load_image(path, 64)
+    with Image.open(path) as opened:
+        whole = load_image(opened, 64)
+        assert opened.size == (6000, 4000)  # the caller's image stays as it was
+    assert seen == [(1000, 1500), (4000, 6000)]
+    assert (small - whole).abs().max() <= 2.01 / 127.5
+
+
+MEASURE = """
+import resource, sys
+from asyrp_lit.data import decode
+from asyrp_lit.data.decode import load_image
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    load_image(path, 64)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_fifty_megapixels_take_no_memory_as_a_jpeg_and_once_their_size_as_a_png(tmp_path):
+    image = gradient(10000, 5000)
+    paths = [
+        save(tmp_path / name, image, **options) for name, options in (("x.jpg", {}), ("x.png", {"compress_level": 1}))
+    ]
+    command = [sys.executable, "-c", MEASURE, *map(str, paths)]
+    jpeg, png = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert jpeg < 50  # MB
+    assert png < 250  # 10000 x 5000 pixels of 4 bytes are 191
 
 
 def test_bad_images_raise_when_read_or_are_left_out_with_a_warning(half_bad, caplog):

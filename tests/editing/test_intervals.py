@@ -5,7 +5,8 @@ from torch.testing import assert_close
 
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
-from asyrp_lit.editing.intervals import NEVER, sample_intervals
+from asyrp_lit.editing.intervals import NEVER, edit_intervals, sample_intervals
+from asyrp_lit.editing.kept import KeptImages
 from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -26,27 +27,65 @@ def parts():
 
 
 def test_intervals_at_once_are_each_of_them_alone(parts):
-    found = sample_intervals(*parts, INTERVALS, SEEDS)
-    for interval, images in zip(INTERVALS, found, strict=True):
-        assert_close(images, sample_images(*parts, interval, SEEDS), atol=1e-5, rtol=1e-5)
+    found = dict(sample_intervals(*parts, INTERVALS, SEEDS))
+    assert sorted(found) == list(range(len(INTERVALS)))
+    for number, images in found.items():
+        assert_close(images, sample_images(*parts, INTERVALS[number], SEEDS), atol=1e-5, rtol=1e-5)
 
 
 def test_never_is_the_reconstruction(parts):
-    assert_close(sample_intervals(*parts, [NEVER], SEEDS)[0], sample_images(*parts[:4]), atol=1e-5, rtol=1e-5)
+    ((_, images),) = sample_intervals(*parts, [NEVER], SEEDS)
+    assert_close(images, sample_images(*parts[:4]), atol=1e-5, rtol=1e-5)
 
 
 def test_intervals_share_their_passes_until_they_part(parts):
-    model, steps = parts[0], []
+    model = parts[0]
     model.passes.update(encode=0, decode=0)
-    sample_intervals(*parts, [Interval(t_edit, 0) for t_edit in (249, 499, 749)], SEEDS, steps.append)
+    found = sample_intervals(*parts, [Interval(t_edit, 0) for t_edit in (249, 499, 749)], SEEDS)
+    next(found)  # is finished before the last of the others has begun
+    assert model.passes["encode"] < 2 * (1 + 1 + 2 + 3 + 3)
+    list(found)
     # One branch at 999 and 749; at 499 the third parts, at 249 the second. All but the parted ones edit, until 0.
     assert model.passes == {"encode": 2 * (1 + 1 + 2 + 3 + 3), "decode": 2 * (2 + 2 + 3 + 4 + 3)}
-    assert steps == [2] * 5
 
 
 def test_equal_intervals_cost_one(parts):
     model = parts[0]
     model.passes.update(encode=0, decode=0)
-    first, second = sample_intervals(*parts, [Interval(249, 500)] * 2, SEEDS)
+    (_, first), (_, second) = sample_intervals(*parts, [Interval(249, 500)] * 2, SEEDS)
     assert torch.equal(first, second)
     assert model.passes["encode"] == 2 * 5
+
+
+def edit(parts, kept, intervals, x_T=None):
+    """The edits, and the encodes that they took."""
+    model, latents, grid, _, direction = parts
+    model.passes.update(encode=0)
+    found = edit_intervals(model, latents if x_T is None else x_T, grid, direction, intervals, 2, kept)
+    return found, model.passes["encode"]
+
+
+def test_a_kept_edit_is_not_made_again(parts, tmp_path):
+    kept, (one, two) = KeptImages(tmp_path), (Interval(249, 500), Interval(749, 0))
+    first, cost = edit(parts, kept, [one])
+    assert cost == 2 * 5
+    both, cost = edit(parts, kept, [one, two])
+    assert cost == 2 * 5
+    assert torch.equal(both[one], first[one])
+    assert_close(both[two], sample_images(*parts, two, [0, 1]), atol=1e-5, rtol=1e-5)
+    again, cost = edit(parts, kept, [two, one])
+    assert cost == 0
+    assert all(torch.equal(again[interval], both[interval]) for interval in (one, two))
+    more, cost = edit(parts, kept, [one, two], torch.cat([parts[1], parts[1] + 0.01]))
+    assert cost == 2 * (2 + 2 * 3)  # of the two new images; both intervals edit at 999 and 749
+    assert torch.equal(more[one][:2], first[one])
+
+
+def test_a_damaged_file_is_made_again(parts, tmp_path, caplog):
+    kept = KeptImages(tmp_path)
+    first, _ = edit(parts, kept, [NEVER])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    again, cost = edit(parts, kept, [NEVER])
+    assert (cost, "is damaged" in caplog.text) == (2 * 5, True)
+    assert torch.equal(again[NEVER], first[NEVER])

@@ -62,6 +62,12 @@ def test_every_combination_is_edited_as_alone(direction, model, x_T, batch_size)
     assert_close(edits[0], sample_images(model, x_T, plan.grid, make_alphas_cumprod()), atol=1e-5, rtol=1e-5)
 
 
+def test_an_edit_that_overflows_is_named(direction, model, x_T):
+    plan = make_plan([(direction, describe())])
+    with pytest.raises(FloatingPointError, match=r"strengths \[1e\+30\] is no longer finite"):
+        edit_latents(model, x_T, plan, [None, (1.0,), (1e30,)])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -180,6 +180,15 @@ def test_a_direction_of_space_x_moves_x_t_by_the_change_of_eps_and_goes_on_unedi
     assert_close(edit, x, atol=1e-5, rtol=1e-5)
 
 
+def test_a_mask_keeps_v_of_a_direction_of_space_x_out_of_what_is_black(model, x_T):
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :5] = 1
+    edit = sample_images(model, x_T, (999,), ALPHAS, Combined([add_to_x(0.1)], [(1,)], mask=mask))
+    steps = torch.full((3,), 999)
+    moved = x_T + model(x_T + 0.1 * mask, steps) - model(x_T, steps)
+    assert_close(edit, sample_images(model, moved.detach(), (999,), ALPHAS), atol=1e-4, rtol=1e-5)
+
+
 def test_copies_of_an_edit_in_x_part_at_its_step_and_strength_zero_is_ddim(model, x_T):
     model.passes.update(encode=0, decode=0)
     combined = Combined([add_to_x(0.1)], [(0,), (1,)])

@@ -3,8 +3,17 @@ import torch
 from diffusers import UNet2DModel
 from torch.testing import assert_close
 
+from asyrp_lit.hspace import pullback
 from asyrp_lit.hspace.direction import DirectionInfo, get_space, read_direction, save_direction
-from asyrp_lit.hspace.pullback import LocalBasis, PullbackDelta, find_local_basis, make_encode, transport
+from asyrp_lit.hspace.pullback import (
+    Bases,
+    LocalBasis,
+    PullbackDelta,
+    attach_bases,
+    find_local_basis,
+    make_encode,
+    transport,
+)
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 
 T = 500
@@ -78,13 +87,51 @@ def make_delta(exact, transported):
 @pytest.mark.parametrize("transported", [False, True])
 def test_strength_one_is_as_long_as_step_says_and_on_its_own_image_it_is_v(model, exact, transported):
     delta, x_t = make_delta(exact, transported), exact[1]
-    delta.attach(HSpaceUNet(model.unet))
+    delta.attach(Bases(HSpaceUNet(model.unet)))
     copies = x_t[[0, 1, 0]]
     moved = delta(copies, torch.zeros(3, 4), torch.full((3,), T))
     assert_close(moved.flatten(1).norm(dim=1), torch.full((3,), 0.04 * 192**0.5, dtype=torch.float64))
     assert_close(moved[0], 0.04 * 192**0.5 * delta.v[0], atol=1e-4, rtol=0)
     assert torch.equal(moved[0], moved[2])
     assert torch.equal(moved[0], moved[1]) == (not transported)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The batches whose basis was computed."""
+    seen = []
+
+    def count(encode, x_t, *rest):
+        seen.append(len(x_t))
+        return find_local_basis(encode, x_t, *rest)
+
+    monkeypatch.setattr(pullback, "find_local_basis", count)
+    return seen
+
+
+def test_directions_of_one_model_share_the_bases_of_the_same_images(model, exact, counted):
+    bases, x_t = Bases(HSpaceUNet(model.unet), keep=2), exact[1]
+    first = bases.find(x_t, T, 2, 1)
+    assert all(map(torch.equal, first, find_local_basis(exact[0], x_t, 2, 1)))
+    assert bases.find(x_t.clone(), T, 2, 1) is first
+    assert counted == [2]
+    for images, t, k, iterations in ((x_t[:1], T, 2, 1), (x_t, T + 1, 2, 1), (x_t, T, 1, 1), (x_t, T, 2, 2)):
+        bases.find(images, t, k, iterations)
+    assert counted == [2, 1, 2, 2, 2]
+    bases.find(x_t, T, 2, 1)
+    assert counted[5:] == [2]  # the oldest were given up
+
+
+def test_what_is_added_up_is_transported_once(model, exact, counted):
+    network, deltas = HSpaceUNet(model.unet), [make_delta(exact, transported=True) for _ in range(2)]
+    deltas[0].attach(Bases(HSpaceUNet(model.unet)))  # of another model
+    attach_bases([*deltas, object()], network)
+    for delta in deltas:
+        delta(exact[1], torch.zeros(2, 4), torch.full((2,), T))
+    assert counted == [2]
+    attach_bases(deltas, network)
+    deltas[1](exact[1], torch.zeros(2, 4), torch.full((2,), T))
+    assert counted == [2]
 
 
 def test_without_a_model_it_cannot_be_transported(exact):

@@ -15,6 +15,11 @@ from torch.testing import assert_close
 from asyrp_lit.diffusion.asyrp import Interval, in_boosting_phase, in_editing_phase, step_asyrp
 from asyrp_lit.diffusion.ddim import step_ddim, step_inversion
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod, make_time_grid
+from asyrp_lit.editing import sample as sample_module
+from asyrp_lit.editing.plan import edit_latents, make_plan
+from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.hspace.combine import Combined
+from asyrp_lit.hspace.direction import DirectionInfo
 from asyrp_lit.hspace.f_t import ADMDelta, DDPMDelta
 from asyrp_lit.models.convert_adm import config_from_adm, convert_adm_state_dict
 from asyrp_lit.models.convert_ddpm import config_from_ddpm, convert_ddpm_state_dict
@@ -154,6 +159,33 @@ def test_edited_chain_matches(golden):
 def test_boosted_chain_matches(golden):
     actual = sample(golden, Interval(golden.meta["t_edit"], golden.meta["t_boost"]))
     assert_relatively_close(actual, golden.tensors["boost_final"])
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("row", range(3))
+def test_a_sum_of_directions_is_sampled_as_the_released_one(golden, row, normalise):
+    """Released code keeps 0.9 of h as well, here a third direction; in float64, for eps is read back from x_prev."""
+    t, (keep, *strengths) = golden.meta["t_list"][row], golden.meta["eps_edited2"]
+    network, x_t = HSpaceUNet(golden.network().unet.double()), golden.tensors["x_t"].double()
+    directions = [golden.f_t("delta.").double(), golden.f_t("delta1.").double(), lambda h, temb, t: h]
+    row_of_strengths = [s * len(directions) ** 0.5 if normalise else s for s in (*strengths, keep - 1)]
+    combined = Combined(directions, [row_of_strengths], normalise)
+    alphas_cumprod = make_alphas_cumprod().double()
+    x_prev = sample_images(network, x_t, (t,), alphas_cumprod, combined)  # of one step: P_t(eps_edit)
+    eps_edit = (x_t - alphas_cumprod[t].sqrt() * x_prev) / (1 - alphas_cumprod[t]).sqrt()
+    assert_close(eps_edit.float(), golden.tensors["eps_edited2"][row], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("t_boost", "name"), [(0, "edit_final"), (200, "boost_final")])
+def test_a_plan_edits_and_boosts_as_the_released_code(golden, monkeypatch, t_boost, name):
+    noise = dict(zip(golden.meta["boost_noise_t"], golden.tensors["boost_noise"], strict=True))
+    monkeypatch.setattr(sample_module, "make_noise", lambda seeds, t, shape: noise[t].repeat(len(seeds) // 2, 1, 1, 1))
+    names = dict.fromkeys(("attribute", "src_text", "trg_text", "base_model", "base_fingerprint"), "any")
+    info = DirectionInfo("f_t", {}, **names, t_edit=golden.meta["t_edit"], t_boost=t_boost, num_steps=8)
+    plan = make_plan([(golden.f_t("delta."), info)])
+    plain, edited = edit_latents(golden.network(), golden.tensors["x_lat"], plan, [None, (1.0,)]).chunk(2)
+    assert_relatively_close(plain, golden.tensors["rec_final"])
+    assert_relatively_close(edited, golden.tensors[name])
 
 
 def test_alphas_cumprod_are_the_released_ones(golden):

@@ -135,6 +135,9 @@ def edit_latents(
 
     Returns:
         (len(combinations) * B, 3, S, S) float32, combination by combination, about [-1, 1], not clipped.
+
+    Raises:
+        FloatingPointError: strengths are so large that an edit overflows.
     """
     seeds = range(len(x_T)) if seeds is None else seeds
     together = max(2, batch_size // max(1, len(x_T)))
@@ -146,5 +149,9 @@ def edit_latents(
         combined = Combined(plan.directions, strengths, plan.normalise, plan.intervals, plan.mask)
         own_seeds = [None if row is None else seed for row in rows for seed in seeds]
         rest = (plan.grid, alphas_cumprod, combined, plan.interval, own_seeds, plan.process)
-        found.append(sample_images(model, x_T, *rest).float())
+        images = sample_images(model, x_T, *rest).float()
+        for row, edits in zip(rows, images.chunk(len(rows)), strict=True):
+            if not edits.isfinite().all():
+                raise FloatingPointError(f"the edit with strengths {list(row or ())} is no longer finite: lower them")
+        found.append(images)
     return torch.cat(found)

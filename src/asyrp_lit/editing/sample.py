@@ -11,7 +11,7 @@ from asyrp_lit.diffusion.ddim import step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar
 from asyrp_lit.hspace.combine import Combined, list_parts
 from asyrp_lit.hspace.direction import Direction, get_space
-from asyrp_lit.hspace.pullback import PullbackDelta
+from asyrp_lit.hspace.pullback import attach_bases
 from asyrp_lit.models.hspace_unet import Bottleneck, HSpaceUNet
 from asyrp_lit.shapes import Coef, Edits, Images, Table, Timesteps
 
@@ -57,9 +57,7 @@ def guide_x(model: HSpaceUNet, x: Images, direction: Direction, steps: Timesteps
 
     Their factor gamma is 1 here: the strength is in v.
     """
-    for part in list_parts(direction):
-        if isinstance(part, PullbackDelta):
-            part.attach(model)
+    attach_bases(list_parts(direction), model)
     bottleneck = model.encode(x, steps)
     change: Tensor = model(x + direction(x, bottleneck.temb, steps), steps) - model.decode(bottleneck)
     return x + change.to(x)

@@ -4,7 +4,7 @@ Its right singular vectors v are what h answers most to, its left ones u say how
 takes products with it (forward mode) and with its transpose (reverse mode), for all images of a batch at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -97,6 +97,28 @@ def transport(u: Float[Tensor, "1 h_channels h_height h_width"], basis: LocalBas
     return v / length.view(-1, 1, 1, 1)
 
 
+class Bases:
+    """The local bases of a model's encoder, those of the latest batches kept: directions of one model share them.
+
+    Args:
+        model: the frozen network.
+        keep: how many batches of images; a basis takes ``rank`` times the size of an image and its h.
+    """
+
+    def __init__(self, model: HSpaceUNet, keep: int = 1) -> None:
+        self.model, self.keep = model, keep
+        self._known: list[tuple[tuple[int, int, int], Tensor, LocalBasis]] = []
+
+    def find(self, x_t: Images, t: int, k: int, iterations: int) -> LocalBasis:
+        """As ``find_local_basis``; nothing is computed where it was for the same images, t and settings."""
+        for settings, images, basis in self._known:
+            if settings == (t, k, iterations) and torch.equal(images, x_t):
+                return basis
+        basis = find_local_basis(make_encode(self.model, t), x_t, k, iterations)
+        self._known = [*self._known, ((t, k, iterations), x_t, basis)][-self.keep :]
+        return basis
+
+
 class PullbackDelta(nn.Module):
     """A direction of space x: what is added to x_t where its h is asked for (``editing.sample.guide_x``).
 
@@ -127,11 +149,11 @@ class PullbackDelta(nn.Module):
         self.step, self.transported, self.rank, self.iterations = step, transported, rank, iterations
         self.register_buffer("u", torch.zeros(1, h_channels, h_size, h_size))
         self.register_buffer("v", torch.zeros(1, channels, image_size, image_size))
-        self._make_encode: Callable[[int], Encode] | None = None
+        self.bases: Bases | None = None
 
-    def attach(self, model: HSpaceUNet) -> None:
-        """Tell it whose encoder u is transported through; the sampler does."""
-        self._make_encode = lambda t: make_encode(model, t)
+    def attach(self, bases: Bases) -> None:
+        """Tell it whose encoder u is transported through; ``attach_bases`` does where it was not."""
+        self.bases = bases
 
     def forward(self, h: Images, temb: TimeEmbedding, t: Timesteps) -> Images:
         """What strength 1 adds to x_t, which here is the first argument; copies of an image are transported once.
@@ -142,9 +164,18 @@ class PullbackDelta(nn.Module):
         length: float = self.step * self.v.numel() ** 0.5
         if not self.transported:
             return length * self.v.expand_as(h)
-        if self._make_encode is None:
-            raise ValueError("a pullback direction needs the model that it is transported through: attach(model) first")
+        if self.bases is None:
+            raise ValueError("a pullback direction needs the model that it is transported through: attach bases first")
         images, rows = torch.unique(h, dim=0, return_inverse=True)
-        basis = find_local_basis(self._make_encode(int(t[0])), images.to(self.u), self.rank, self.iterations)
+        basis = self.bases.find(images.to(self.u), int(t[0]), self.rank, self.iterations)
         v: Tensor = length * transport(self.u, basis)
         return v[rows].to(h)
+
+
+def attach_bases(directions: Sequence[object], model: HSpaceUNet) -> None:
+    """Tell the pullback directions among some which model they are for; they share their bases."""
+    found = [direction for direction in directions if isinstance(direction, PullbackDelta)]
+    if any(direction.bases is None or direction.bases.model is not model for direction in found):
+        bases = Bases(model)
+        for direction in found:
+            direction.attach(bases)

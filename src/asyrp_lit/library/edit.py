@@ -50,6 +50,7 @@ def edit(
 
     Raises:
         FileNotFoundError, TypeError, ValueError: an argument is not possible; the message says what is.
+        FloatingPointError: a strength is so large that the edit overflows.
     """
     check_count("batch_size", batch_size)
     wanted = [directions] if isinstance(directions, DirectionInput) else list(directions)

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
-from asyrp_lit.editing.intervals import NEVER, sample_intervals
+from asyrp_lit.editing.intervals import NEVER
 from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
 from asyrp_lit.hspace.direction import Direction
 from asyrp_lit.metrics.panel import MetricPanel
@@ -61,38 +61,22 @@ def judge_strengths(
 
 
 def judge_intervals(
-    model: HSpaceUNet,
     x_0: Images,
-    x_T: Images,
-    grid: tuple[int, ...],
-    direction: Direction,
+    edits: Mapping[Interval, Images],
     panels: Mapping[Interval, MetricPanel],
     batch_size: int,
-) -> dict[Interval, Images]:
-    """Edit every image in every interval and feed the panels; what the intervals share is sampled once.
+    device: torch.device,
+) -> None:
+    """Feed the panels with edits of images in several intervals.
 
     Args:
-        model: the frozen network; it decides where to compute.
         x_0: images in [-1, 1].
-        x_T: what inversion on the same time grid made of them.
-        grid: ascending timesteps.
-        direction: for strength 1.
+        edits: interval -> what became of them; that of ``NEVER`` is the reconstruction.
         panels: interval -> its metrics.
-        batch_size: images per pass.
-
-    Returns:
-        Interval -> images, on the CPU; that of ``NEVER`` is the reconstruction.
+        batch_size: images at once.
+        device: where to judge.
     """
-    device = next(model.parameters()).device
-    alphas_cumprod = make_alphas_cumprod().to(device)
-    intervals = (NEVER, *panels)
-    found: list[list[Images]] = []
-    with tqdm(total=len(x_0) * len(grid), desc="edit intervals", unit="step") as bar:
-        for numbers in torch.split(torch.arange(len(x_0)), batch_size):
-            source, latents = x_0[numbers].to(device), x_T[numbers].to(device)
-            seeds = numbers.tolist()
-            edits = sample_intervals(model, latents, grid, alphas_cumprod, direction, intervals, seeds, bar.update)
-            for panel, edit in zip(panels.values(), edits[1:], strict=True):
-                panel.update(source, edits[0], edit)
-            found.append([images.float().cpu() for images in edits])
-    return {interval: torch.cat(parts) for interval, parts in zip(intervals, zip(*found, strict=True), strict=True)}
+    for numbers in torch.split(torch.arange(len(x_0)), batch_size):
+        source, reconstruction = x_0[numbers].to(device), edits[NEVER][numbers].to(device)
+        for interval, panel in panels.items():
+            panel.update(source, reconstruction, edits[interval][numbers].to(device))

@@ -15,6 +15,7 @@ from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.attribute import AVATARS
 from asyrp_lit.hspace.combine import Combined
+from asyrp_lit.hspace.pullback import Bases, PullbackDelta
 from asyrp_lit.metrics.changes import LabelChange, count_changes, summarise_changes
 from asyrp_lit.metrics.oracle import AttributeOracle, load_oracle
 from asyrp_lit.plots.save import save_figure
@@ -45,6 +46,7 @@ class Editor:
         store = build_store(cfg, setup.model, setup.sources["val"])
         self.x_T = torch.stack([store[i]["x_T"] for i in range(len(store))]).to(self.device)
         self.alphas_cumprod = make_alphas_cumprod().to(self.device)
+        self.bases = Bases(setup.model, keep=len(self.x_T))  # of pullback directions, which see the same x_t
 
     def reconstruct(self) -> Images:
         """Plain inversion and back of all images, on the CPU."""
@@ -57,6 +59,8 @@ class Editor:
     def edit(self, found: Found, strengths: Sequence[float], indices: range) -> dict[float, Images]:
         """The images at every strength, on the CPU; all strengths share the passes before they part."""
         info = found.info
+        if isinstance(found.direction, PullbackDelta):
+            found.direction.attach(self.bases)
         combined = Combined([found.direction.to(self.device)], [(strength,) for strength in strengths])
         interval = Interval(info.t_edit, info.t_boost, info.t_start)
         per_batch = max(1, self.cfg.inversion_batch_size // len(strengths))

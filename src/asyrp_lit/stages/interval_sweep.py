@@ -1,5 +1,6 @@
 """One direction over a grid of t_edit and t_boost: pictures and metrics of every cell."""
 
+import hashlib
 import logging
 import re
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ from torch import nn
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
-from asyrp_lit.editing.intervals import NEVER
+from asyrp_lit.editing.intervals import NEVER, edit_intervals
+from asyrp_lit.editing.kept import KeptImages
 from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
 from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
 from asyrp_lit.hspace.direction import DirectionInfo, load_direction
 from asyrp_lit.hspace.interval import LPIPSCurves, propose_t_boosts, propose_t_edits
-from asyrp_lit.inversion.fill import LatentSource
+from asyrp_lit.inversion.fill import LatentSource, make_store_key
 from asyrp_lit.inversion.invert import invert_images
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
@@ -96,7 +98,10 @@ def sweep_intervals(
     clip: FrozenCLIP,
     run: Path,
 ) -> dict[str, Any]:
-    """Edit a few val images in every interval of a grid; a picture an image, and the metrics of each cell."""
+    """Edit a few val images in every interval of a grid; a picture an image, and the metrics of each cell.
+
+    What an earlier run has edited is read back.
+    """
     info, attribute = swept.info, swept.attribute
     cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
     t_edits, t_boosts = choose_cells(cfg, swept, curves, cos_text)
@@ -105,9 +110,11 @@ def sweep_intervals(
     keys = source.keys[: cfg.sweep_images]
     log.info("%s: %d images in %d x %d intervals", attribute.name, len(keys), len(t_edits), len(t_boosts))
     with autocast_as(cfg):
-        x_0, x_T = load_pairs(cfg, model, source, grid, len(keys))
+        kept = open_kept(cfg, model, source)
+        x_0, x_T = load_pairs(cfg, model, source, grid, len(keys), kept)
         direction = Scaled(swept.direction, rescale_to_steps(info.num_steps, cfg.method.num_steps))
-        edits = judge_intervals(model, x_0, x_T, grid, direction, panels, cfg.inversion_batch_size)
+        edits = edit_intervals(model, x_T, grid, direction, (NEVER, *panels), cfg.inversion_batch_size, kept)
+        judge_intervals(x_0, edits, panels, cfg.inversion_batch_size, pick_device(cfg))
     names = [f"t_edit = {t}" for t in t_edits], [f"t_boost = {t}" for t in t_boosts]
     for number, key in enumerate(keys):
         cells = torch.stack([edits[interval][number] for interval in panels])
@@ -116,7 +123,7 @@ def sweep_intervals(
             *names,
             f"{attribute.name}: {attribute.src_text} → {attribute.trg_text}",
             f"{key}   trained with t_edit = {info.t_edit}, t_boost = {info.t_boost}, t_start = {info.t_start}",
-            aside={"source": x_0[number], "reconstruction": edits[NEVER][number]},
+            aside=dict([("source", x_0[number]), ("reconstruction", edits[NEVER][number])][: len(t_edits)]),
         )
         save_figure(figure, run / f"sweep-{number:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', key)}.png")
     return describe_sweep(cfg, swept, keys, panels)
@@ -134,21 +141,32 @@ def build_panels(
     return {interval: MetricPanel(judges, text_direction, attribute.labels).to(device) for interval in intervals}
 
 
+def open_kept(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> KeptImages:
+    """Where the cells of this direction on these images are kept, beside the latent stores."""
+    key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0, str(cfg.trainer.precision))
+    digest = hashlib.sha256(Path(cfg.direction).read_bytes()).hexdigest()[:12]
+    return KeptImages(Path(cfg.paths.latents) / f"sweep-{key.folder_name()}-{digest}")
+
+
 def load_pairs(
-    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], number: int
+    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], number: int, kept: KeptImages
 ) -> tuple[Images, Images]:
     """The first images of a source and their x_T; of random latents what the network makes of them."""
     device = pick_device(cfg)
     alphas_cumprod = make_alphas_cumprod().to(device)
-    items = [source[index] for index in range(number)]
-    found = []
-    for first in range(0, number, cfg.inversion_batch_size):
-        batch = torch.stack([item[0] for item in items[first : first + cfg.inversion_batch_size]]).to(device)
+    known = {name: kept.read(name) for name in ("x_0", "x_T")}
+    missing = [index for index in range(number) if not all(index in found for found in known.values())]
+    for first in range(0, len(missing), cfg.inversion_batch_size):
+        indices = missing[first : first + cfg.inversion_batch_size]
+        batch = torch.stack([source[index][0] for index in indices]).to(device)
         if isinstance(source, RandomLatents):
-            found.append((sample_images(model, batch, grid, alphas_cumprod), batch))
+            pair = {"x_0": sample_images(model, batch, grid, alphas_cumprod), "x_T": batch}
         else:
-            found.append((batch, invert_images(model, batch, grid, alphas_cumprod).x_T))
-    x_0, x_T = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+            pair = {"x_0": batch, "x_T": invert_images(model, batch, grid, alphas_cumprod).x_T}
+        for name, images in pair.items():
+            kept.write(name, indices, images)
+            known[name] |= dict(zip(indices, images.float().cpu(), strict=True))
+    x_0, x_T = (torch.stack([known[name][index] for index in range(number)]) for name in ("x_0", "x_T"))
     return x_0, x_T
 
 

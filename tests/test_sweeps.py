@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import wandb
 from omegaconf import OmegaConf
 
 import asyrp_lit.stages.build
+from asyrp_lit.data.latents import LatentStore
 from asyrp_lit.hspace.direction import read_direction_info
 from asyrp_lit.stages import frozen
 from asyrp_lit.training.asyrp import AsyrpModule
@@ -203,41 +205,54 @@ def start(scripts, tiny):
         process.wait()
 
 
-def wait_for(text, log, process):
-    while text not in log.read_text(errors="replace"):
-        assert process.poll() is None, log.read_text(errors="replace")
-        time.sleep(0.01)
+#: Enough to invert for seconds, so that a process can be stopped while it does.
+MANY = ("data.train.num_images=32", "method.num_steps=60", "inversion_batch_size=2")
+WAITING = "waiting for another process that is filling"
 
 
-#: Enough to invert for seconds.
-MANY = ("data.train.num_images=96", "method.num_steps=100", "inversion_batch_size=4")
+@pytest.fixture
+def start_two(start, tiny, tmp_path):
+    """Start ``invert.py`` twice at once on no store; when one waits for the other: both, and both logs, holder first.
+
+    The holder is stopped meanwhile, so that it still holds the lock however long the other takes to start.
+    """
+
+    def start_two():
+        logs = [tmp_path / "a.log", tmp_path / "b.log"]
+        both = [start(log, "invert.py", *tiny(tmp_path), *MANY, f"hydra.run.dir={log}.run") for log in logs]
+        while not any("inverting into" in log.read_text(errors="replace") for log in logs):
+            assert all(process.poll() is None for process in both)
+            time.sleep(0.01)
+        holder = 0 if "inverting into" in logs[0].read_text(errors="replace") else 1
+        both[holder].send_signal(signal.SIGSTOP)
+        while WAITING not in logs[1 - holder].read_text(errors="replace"):
+            assert both[1 - holder].poll() is None, logs[1 - holder].read_text(errors="replace")
+            time.sleep(0.01)
+        return both[holder], both[1 - holder], logs[holder], logs[1 - holder]
+
+    return start_two
 
 
 @pytest.mark.slow
-def test_of_two_processes_that_start_at_once_one_fills_the_store_and_the_other_waits(start, tiny, tmp_path):
-    logs = [tmp_path / "a.log", tmp_path / "b.log"]
-    runs = [f"hydra.run.dir={tmp_path / name}" for name in "ab"]
-    processes = [start(log, "invert.py", *tiny(tmp_path), *MANY, run) for log, run in zip(logs, runs, strict=True)]
-    assert [process.wait() for process in processes] == [0, 0]
+def test_of_two_processes_that_start_at_once_one_fills_the_store_and_the_other_reads_it(start_two, tmp_path):
+    holder, waiter, *logs = start_two()
+    holder.send_signal(signal.SIGCONT)
+    assert (holder.wait(), waiter.wait()) == (0, 0)
     texts = [log.read_text() for log in logs]
-    assert sorted(text.count("inverting into") + text.count("reusing the latents") for text in texts) == [2, 2]
+    assert [text.count("inverting into") + text.count("reusing the latents") for text in texts] == [2, 2]
     assert sum(text.count("inverting into") for text in texts) == 2  # train and val, each by one of them
-    assert sum(text.count("waiting for another process that is filling") for text in texts) >= 1
+    assert texts[1].index(WAITING) < texts[1].index("reusing the latents")
     assert len(list(tmp_path.glob("latents/*/manifest.json"))) == 2
 
 
 @pytest.mark.slow
-def test_who_waits_for_a_process_that_is_killed_goes_on_with_its_shards(start, tiny, tmp_path):
-    logs = [tmp_path / "killed.log", tmp_path / "waiting.log"]
-    options = (*tiny(tmp_path), *MANY)
-    holder = start(logs[0], "invert.py", *options, f"hydra.run.dir={tmp_path / 'a'}")
-    wait_for("inverting into", logs[0], holder)
-    holder.send_signal(19)  # SIGSTOP: it keeps the lock however long the other takes to start
-    waiting = start(logs[1], "invert.py", *options, f"hydra.run.dir={tmp_path / 'b'}")
-    wait_for("waiting for another process", logs[1], waiting)
+def test_who_waits_for_a_process_that_is_killed_fills_the_store_itself(start_two, tmp_path):
+    holder, waiter, _, log = start_two()
     holder.kill()
-    assert waiting.wait(timeout=120) == 0
-    assert "inverting into" in logs[1].read_text().partition("waiting for another process")[2]
+    assert waiter.wait(timeout=300) == 0
+    assert log.read_text().partition(WAITING)[2].count("inverting into") == 2
+    stores = [LatentStore.open(path.parent) for path in tmp_path.glob("latents/*/manifest.json")]
+    assert [store.missing_shards() for store in stores] == [[], []]
 
 
 @pytest.mark.slow

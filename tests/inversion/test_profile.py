@@ -1,3 +1,8 @@
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -127,3 +132,25 @@ def test_a_distance_that_is_not_finite_names_its_image_and_keeps_the_others(prof
     with pytest.raises(FloatingPointError, match=r"not finite for image 2 \(counted from 0\)"):
         profile(3)
     assert [path.name for path in (tmp_path / "lpips").glob("images-*")] == ["images-000000-000001.safetensors"]
+
+
+def test_two_who_want_the_same_curves_at_once_measure_them_once(model, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    asked, waits = [], threading.Event()
+
+    def read_images(indices):
+        asked.append(list(indices))
+        assert waits.wait(30)  # the first goes on when the second has come
+        return torch.zeros(len(indices), 3, 16, 16)
+
+    def measure():
+        return profile_images(model, read_images, 3, tmp_path / "lpips", GRID, ALPHAS, MeanDistance(), 2)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(measure) for _ in range(2)]
+        while "waiting for another process that is measuring LPIPS curves" not in caplog.text:
+            assert not any(one.done() for one in both)
+            time.sleep(0.01)
+        waits.set()
+    assert asked == [[0, 1], [2]]
+    assert_same(*(one.result() for one in both))

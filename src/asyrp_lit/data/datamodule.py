@@ -20,6 +20,7 @@ class LatentsDataModule(LightningDataModule):
         shuffle: whether the training order changes with every epoch.
         seed: of the training order.
         num_workers: reading processes per loader.
+        num_train_images: train on the first so many of the store; ``None`` for all.
 
     Raises:
         ValueError: a batch size is below 1.
@@ -34,6 +35,7 @@ class LatentsDataModule(LightningDataModule):
         shuffle: bool = True,
         seed: int = 0,
         num_workers: int = 0,
+        num_train_images: int | None = None,
     ) -> None:
         super().__init__()
         self.folders = {"train": Path(train), "val": Path(val)}
@@ -43,6 +45,7 @@ class LatentsDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.seed = seed
         self.num_workers = num_workers
+        self.num_images = {"train": num_train_images, "val": None}
         self.stores: dict[str, LatentStore] = {}
 
     def prepare_data(self) -> None:
@@ -76,7 +79,7 @@ class LatentsDataModule(LightningDataModule):
     def _make_loader(self, name: str, shuffle: bool, fill: bool) -> ResumableLoader:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        dataset = LatentDataset(self.stores[name])
+        dataset = LatentDataset(self.stores[name], self.num_images[name])
         sampler = JointBatchSampler(dataset, self.batch_sizes[name], rank, world_size, shuffle, fill, self.seed)
         return ResumableLoader(
             dataset,

@@ -37,13 +37,24 @@ class LatentBatch(NamedTuple):
 
 
 class LatentDataset(Dataset[LatentBatch]):
-    """A store by lists of indices; a negative one, ``~index``, is that image as padding."""
+    """A store by lists of indices; a negative one, ``~index``, is that image as padding.
 
-    def __init__(self, store: LatentStore) -> None:
+    Args:
+        store: complete.
+        num_images: take the first so many; ``None`` for all.
+
+    Raises:
+        ValueError: there is none to take.
+    """
+
+    def __init__(self, store: LatentStore, num_images: int | None = None) -> None:
         self.store = store
+        self.num_images = len(store) if num_images is None else num_images
+        if not 0 < self.num_images <= len(store):
+            raise ValueError(f"num_images must be 1 to {len(store)}, the images in {store.folder}, got {num_images}")
 
     def __len__(self) -> int:
-        return len(self.store)
+        return self.num_images
 
     def __getitem__(self, indices: list[int]) -> LatentBatch:
         items = [self.store[max(index, ~index)] for index in indices]

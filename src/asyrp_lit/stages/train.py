@@ -55,6 +55,7 @@ UNJUDGED = (
 #: What a resumed training may not change of its method and latents; passes, workers, the optimiser's settings are free.
 FIXED_METHOD = (
     *("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.stagger", "method.loss"),
+    "method.calibration.num_images",
     *("latents.kind", "latents.train", "latents.val", "latents.seed"),
     "seed",
 )
@@ -183,11 +184,13 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")
     trainer = build_trainer(cfg, run, title)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
-    data = LatentsDataModule(train_store.folder, val_store.folder, *batch_sizes, seed=cfg.seed)
+    num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
+    folders = (train_store.folder, val_store.folder)
+    data = LatentsDataModule(*folders, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
     metrics: dict[str, float] = {}
     try:
         fit(trainer, module, data, checkpoint, run)
-        calibrate(cfg, module, train_store)
+        calibrate(cfg, module, train_store, num_trained)
         trainer.validate(module, data, verbose=False)
         metrics = read_metrics(trainer)
         if trainer.is_global_zero:
@@ -207,21 +210,34 @@ def fit(trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoi
         raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
 
 
-def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore) -> None:
-    """Scale a trained direction so that strength 1 is what ``method.calibration`` finds; the checkpoint stays as it is.
+def count_set_aside(cfg: DictConfig, num_images: int) -> int:
+    """How many train images are kept for calibration, of which none is trained on: at most a quarter.
 
     Raises:
-        ValueError: it names no image or no strength.
+        ValueError: ``method.calibration`` names no strength or no image.
     """
     wanted = cfg.method.calibration
     if wanted is None:
+        return 0
+    if not wanted.strengths or wanted.num_images < 1:
+        raise ValueError(
+            f"method.calibration must name one strength or more and one image or more, got "
+            f"{OmegaConf.to_container(wanted)}; method.calibration=null takes delta_h as trained"
+        )
+    return min(int(wanted.num_images), num_images // 4)
+
+
+def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trained: int) -> None:
+    """Scale a trained direction so that strength 1 is what ``method.calibration`` finds; the checkpoint stays as it is.
+
+    The images after the first ``num_trained`` are what it is measured on.
+    """
+    if num_trained == len(store):
         return
-    strengths = [float(strength) for strength in wanted.strengths]
-    if wanted.num_images < 1 or not strengths:
-        raise ValueError(f"method.calibration must name images and strengths, got {OmegaConf.to_container(wanted)}")
+    strengths = [float(strength) for strength in cfg.method.calibration.strengths]
     device = pick_device(cfg)
     module.to(device)
-    items = [store[i] for i in range(min(wanted.num_images, len(store)))]
+    items = [store[i] for i in range(num_trained, len(store))]
     x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
     x_T = torch.stack([item["x_T"] for item in items]).to(device)
     with autocast_as(cfg):

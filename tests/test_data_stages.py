@@ -84,7 +84,7 @@ def test_training_and_judging_need_no_images_at_all(scripts, tmp_path, interval)
     ("overrides", "message"),
     [
         (("latents=random", "latents.val=0"), "num_images of random latents must be a whole number, 1 or more, got 0"),
-        (("latents.kind=grey",), "latents.kind must be inverted or random, got 'grey'"),
+        (("latents.kind=grey",), "latents.kind must be inverted, random or stored, got 'grey'"),
         (("latents.num_workers=-1",), "latents.num_workers must be a whole number, 0 or more, got -1"),
         (("data=hf",), "data=hf needs data.hf.path=NAME"),
         (("data=lsun_church",), "set ASYRP_DATA to the folder of data sets"),

@@ -14,7 +14,7 @@ class LatentsDataModule(LightningDataModule):
     """Batches from a store for training and one for validation; never runs a network.
 
     Args:
-        train, val: store folders.
+        train, val: stores, or their folders.
         batch_size: images per process and step.
         val_batch_size: the same for validation; ``None`` for ``batch_size``.
         shuffle: whether the training order changes with every epoch.
@@ -28,8 +28,8 @@ class LatentsDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: Path | str,
-        val: Path | str,
+        train: LatentStore | Path | str,
+        val: LatentStore | Path | str,
         batch_size: int,
         val_batch_size: int | None = None,
         shuffle: bool = True,
@@ -38,7 +38,7 @@ class LatentsDataModule(LightningDataModule):
         num_train_images: int | None = None,
     ) -> None:
         super().__init__()
-        self.folders = {"train": Path(train), "val": Path(val)}
+        self.places = {"train": train, "val": val}
         self.batch_sizes = {"train": batch_size, "val": batch_size if val_batch_size is None else val_batch_size}
         if min(self.batch_sizes.values()) < 1:
             raise ValueError(f"batch_size and val_batch_size must be at least 1, got {self.batch_sizes}")
@@ -50,22 +50,22 @@ class LatentsDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Check that both stores are complete on disk."""
-        for folder in self.folders.values():
-            if not LatentStore.open(folder).is_complete():
+        for store in map(_open, self.places.values()):
+            if not store.is_complete():
                 raise FileNotFoundError(
-                    f"the latent store {folder} is not complete: rerun the command that made it, it computes "
+                    f"the latent store {store.place} is not complete: rerun the command that made it, it computes "
                     "what is missing"
                 )
 
     def setup(self, stage: str) -> None:
         """Open both stores and check that they belong together."""
-        self.stores = {name: LatentStore.open(folder) for name, folder in self.folders.items()}
+        self.stores = {name: _open(place) for name, place in self.places.items()}
         train, val = self.stores["train"].key, self.stores["val"].key
         for field in ("base_fingerprint", "image_size", "num_steps", "t_0"):
             if getattr(train, field) != getattr(val, field):
                 raise ValueError(
                     f"the stores for training and validation must have one {field}, got {getattr(train, field)} in "
-                    f"{self.folders['train']} and {getattr(val, field)} in {self.folders['val']}"
+                    f"{self.stores['train'].place} and {getattr(val, field)} in {self.stores['val'].place}"
                 )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -88,3 +88,7 @@ class LatentsDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
+
+
+def _open(place: LatentStore | Path | str) -> LatentStore:
+    return place if isinstance(place, LatentStore) else LatentStore.open(place)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from asyrp_lit.data.latents import LatentStore, from_uint8
+from asyrp_lit.data.latents import OPEN_SHARDS, LatentStore, from_uint8
 from asyrp_lit.shapes import Images, Labels
 
 
@@ -77,6 +77,9 @@ class JointBatchSampler(DistributedSampler[list[int]]):
     mean over the joint batch), ``fill=False`` leaves it short and pads it to a multiple of W with repeats marked as
     ``~index`` (validation: every image counts once).
 
+    Large stores are shuffled in windows: the order of shards is random, and so is that of images within as many shards
+    as are open at once, so that an epoch opens (or downloads) each of them once.
+
     It is a DistributedSampler for Lightning's sake, which leaves such a one in its place.
     """
 
@@ -92,6 +95,7 @@ class JointBatchSampler(DistributedSampler[list[int]]):
     ) -> None:
         super().__init__(dataset, world_size, rank, shuffle, seed)
         self.num_images = len(dataset)
+        self.shard_size = dataset.store.shard_size
         self.joint_batch_size = batch_size * world_size
         self.fill = fill
         #: The next iteration leaves out this many batches.
@@ -105,7 +109,17 @@ class JointBatchSampler(DistributedSampler[list[int]]):
         if not self.shuffle:
             return list(range(self.num_images))
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        return torch.randperm(self.num_images, generator=generator).tolist()
+        num_shards = ceil(self.num_images / self.shard_size)
+        if num_shards <= OPEN_SHARDS:
+            return torch.randperm(self.num_images, generator=generator).tolist()
+        shards = torch.arange(num_shards * self.shard_size).view(num_shards, self.shard_size)
+        order = []
+        shards = shards[torch.randperm(num_shards, generator=generator)]
+        for first in range(0, num_shards, OPEN_SHARDS):
+            window = shards[first : first + OPEN_SHARDS]
+            images = window[window < self.num_images]
+            order.append(images[torch.randperm(len(images), generator=generator)])
+        return torch.cat(order).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0

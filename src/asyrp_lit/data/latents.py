@@ -35,7 +35,8 @@ from asyrp_lit.files import write_atomically
 
 __all__ = ["LatentStore", "StoreKey", "from_uint8", "to_uint8"]
 
-_OPEN_SHARDS = 16
+#: Shards that a store keeps open for reading.
+OPEN_SHARDS = 16
 #: Stores up to this size are verified whole before they are used, larger ones shard by shard on first use.
 VERIFIED_BYTES = 2**31
 
@@ -65,7 +66,7 @@ class LatentStore:
         #: Shards carry it, so that those of another store are not taken for this one's.
         self.identity = hashlib.sha256(dump_manifest(manifest)).hexdigest()[:12]
         self._verified: set[int] = set()
-        self._reader = lru_cache(_OPEN_SHARDS)(self._open_shard)
+        self._reader = lru_cache(OPEN_SHARDS)(self._open_shard)
 
     @classmethod
     def create(
@@ -120,9 +121,18 @@ class LatentStore:
         """How many shards the store has when complete."""
         return ceil(len(self) / self.shard_size)
 
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return str(self.folder)
+
     def shard_path(self, number: int) -> Path:
-        """Where a shard lies."""
+        """Where a shard lies, or would."""
         return self.folder / f"shard-{number:05d}.safetensors"
+
+    def locate_shard(self, number: int) -> Path:
+        """A shard to read; here it lies where it lies, elsewhere it is fetched."""
+        return self.shard_path(number)
 
     def shard_indices(self, number: int) -> range:
         """Indices of the images of a shard."""
@@ -199,7 +209,7 @@ class LatentStore:
                 )
 
     def _open_shard(self, number: int) -> Any:
-        path = self.shard_path(number)
+        path = self.locate_shard(number)
         if number not in self._verified:
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing: rerun the command that made it to compute it")

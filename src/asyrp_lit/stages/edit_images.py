@@ -15,7 +15,8 @@ from asyrp_lit.data.decode import load_image
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import open_images
 from asyrp_lit.data.random_latents import RandomLatents
-from asyrp_lit.diffusion.schedule import make_time_grid
+from asyrp_lit.data.remote import is_url, open_store
+from asyrp_lit.data.stored_latents import StoredLatents
 from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.hspace.direction import Classes, DirectionInfo
 from asyrp_lit.inversion.fill import LatentSource
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 RANDOM = "random"
 #: How many where nothing says.
 _DEFAULT_COUNT = 8
+#: What the parts of a remote store may take on the local disk.
+_CACHE_BYTES = 20 * 2**30
 
 
 class Latents(NamedTuple):
@@ -67,9 +70,9 @@ def open_latents(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionIn
     Raises:
         FileNotFoundError, ValueError: there are no such images, or a store is for another network or other steps.
     """
-    if cfg.images is not None and cfg.images != RANDOM and (Path(cfg.images) / "manifest.json").is_file():
-        store = LatentStore.open(cfg.images)
-        _check_store(cfg, store, model)
+    if is_url(cfg.images) or (cfg.images not in (None, RANDOM) and (Path(cfg.images) / "manifest.json").is_file()):
+        stored = StoredLatents(open_store(cfg.images, Path(cfg.paths.cache) / "latents", _CACHE_BYTES))
+        store = build_store(cfg, model, stored)
         return Latents(store, _limit(cfg.n, len(store)), store.key.source.startswith("random-"))
     source = _open_source(cfg, model, infos)
     check_model(cfg, model, source)
@@ -97,22 +100,6 @@ def limit_source(node: DictConfig, count: int, where: Classes | None) -> LatentS
 
 def _limit(n: int | None, total: int) -> int:
     return total if n is None else min(n, total)
-
-
-def _check_store(cfg: DictConfig, store: LatentStore, model: HSpaceUNet) -> None:
-    key = store.key
-    if key.base_fingerprint != model.fingerprint():
-        raise ValueError(
-            f"the latents in {store.folder} are of {key.base_model} ({key.base_fingerprint}), not of {model.name} "
-            f"({model.fingerprint()}): take model={key.base_model}, or name the images instead"
-        )
-    if key.grid != make_time_grid(cfg.method.num_steps, cfg.method.t_0):
-        raise ValueError(
-            f"the latents in {store.folder} took {key.num_steps} steps up to t = {key.t_0}, the edit takes "
-            f"{cfg.method.num_steps} down from {cfg.method.t_0}: add num_steps={key.num_steps}, or name the images"
-        )
-    if missing := store.missing_shards():
-        raise ValueError(f"{store.folder} lacks {len(missing)} shards: rerun the command that made it")
 
 
 def split_batches(latents: Latents, todo: Sequence[int], batch_size: int, seed: int) -> Iterator[EditBatch]:

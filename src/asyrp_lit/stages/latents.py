@@ -12,6 +12,9 @@ from omegaconf import DictConfig
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import find_shared
 from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.data.remote import open_store
+from asyrp_lit.data.stored_latents import StoredLatents
+from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
@@ -37,8 +40,10 @@ def build_source(cfg: DictConfig, split: str, attribute: Attribute | None) -> La
     """
     if cfg.latents.kind == "random":
         return RandomLatents(split, cfg.latents[split], cfg.model.image_size, cfg.latents.seed)
+    if cfg.latents.kind == "stored":
+        return StoredLatents(open_store(cfg.latents[split], cfg.latents.cache, int(cfg.latents.cache_gib * 2**30)))
     if cfg.latents.kind != "inverted":
-        raise ValueError(f"latents.kind must be inverted or random, got {cfg.latents.kind!r}")
+        raise ValueError(f"latents.kind must be inverted, random or stored, got {cfg.latents.kind!r}")
     node = cfg.data[split]
     if "where" in node and node.where is None and attribute is not None and attribute.where is not None:
         return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
@@ -67,6 +72,10 @@ def build_store(
 
     Processes that do so at once share the work; ``wait=False`` does not wait for the shards of others.
     """
+    if isinstance(source, StoredLatents):
+        check_store(cfg, source.store, model)
+        log.info("reading the latents in %s", source.store.place)
+        return source.store
     method = cfg.method
     precision = cfg.latents.precision or ("bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true")
     key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
@@ -91,6 +100,26 @@ def build_store(
     else:
         log.info("reusing the latents in %s", store.folder)
     return store
+
+
+def check_store(cfg: DictConfig, store: LatentStore, model: HSpaceUNet) -> None:
+    """See that latents which somebody made are of this network and time grid.
+
+    Raises:
+        ValueError: they are not.
+    """
+    key = store.key
+    if key.base_fingerprint != model.fingerprint():
+        raise ValueError(
+            f"the latents in {store.place} are of {key.base_model} ({key.base_fingerprint}), not of {model.name} "
+            f"({model.fingerprint()}): take model={key.base_model}, or name the images instead"
+        )
+    if key.grid != make_time_grid(cfg.method.num_steps, cfg.method.t_0):
+        raise ValueError(
+            f"the latents in {store.place} took {key.num_steps} steps up to t = {key.t_0}, this run takes "
+            f"{cfg.method.num_steps} down from {cfg.method.t_0}: add num_steps={key.num_steps} "
+            "(method.num_steps in training), or name the images"
+        )
 
 
 def choose_cached_steps(cfg: DictConfig, grid: tuple[int, ...], t_edit: int | None = None) -> tuple[int, ...]:

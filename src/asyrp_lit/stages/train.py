@@ -185,8 +185,7 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     trainer = build_trainer(cfg, run, title)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
-    folders = (train_store.folder, val_store.folder)
-    data = LatentsDataModule(*folders, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
+    data = LatentsDataModule(train_store, val_store, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
     metrics: dict[str, float] = {}
     try:
         fit(trainer, module, data, checkpoint, run)

@@ -160,11 +160,11 @@ class Bench:
         """The first portraits at each strength of an attribute, or at one of ``A+B``; kept, and made where missing."""
         attributes = tuple(pair.split("+"))
         fingerprint, x_0, latents = self.open_portraits(attributes)
-        options |= {"process": "symmetric"} if kind == "symmetric" else {}
-        options |= {"t_boost": 0} if kind == "reconstruction" else {}
-        strengths = [0.0] if kind == "reconstruction" else list(strengths)
-        hashes = [hashlib.sha256(self.find(attribute, kind).read_bytes()).hexdigest() for attribute in attributes]
-        about = [kind, hashes, fingerprint, count, strengths, options, self.options.average_images]
+        options |= {"symmetric": {"process": "symmetric"}, "reconstruction": {"t_boost": 0}}.get(kind, {})
+        plain = kind == "reconstruction"  # with a strength of 0 it depends on no direction
+        strengths, files = ([0.0], []) if plain else (list(strengths), [self.find(name, kind) for name in attributes])
+        about = [kind, *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files), fingerprint, count]
+        about += [strengths, options, self.options.average_images if kind in ("mean", "global") else None]
         path = self.work / "rows" / f"{pair}-{kind}-{digest(about)}.json"
         if not path.is_file():
             start = time.perf_counter()

@@ -17,6 +17,8 @@ from asyrp_lit.hspace.direction import (
 )
 from asyrp_lit.models.registry import load_folder
 
+METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "preservation"}
+
 
 @pytest.fixture(scope="module")
 def files(scripts, tmp_path_factory):
@@ -81,7 +83,7 @@ def test_a_folder_of_photos_becomes_pictures_a_grid_and_numbers(edit, files, pho
     assert (out / "grid.png").is_file()
     report = json.loads((out / "edit.json").read_text())
     assert set(report["images"]) == {"a.png", "a.jpg", "below/one.png"}
-    assert set(report["means"]["strength 2"]) == {"edit_lpips", "directional_cosine", "success", "preservation"}
+    assert set(report["means"]["strength 2"]) == METRICS
     lpips = [images["strength 2"]["edit_lpips"] for images in report["images"].values()]
     assert report["means"]["strength 2"]["edit_lpips"] == pytest.approx(sum(lpips) / 3)
     assert report["directions"][0]["texts"] == ["person", "person with glasses"]
@@ -143,7 +145,9 @@ def test_two_directions_make_a_square_and_share_the_sum(edit, files):
         "glasses 1, beard 0",
         "glasses 1, beard 2",
     ]
-    assert {"success/glasses", "success/beard", "preservation"} <= set(report["means"]["glasses 1, beard 2"])
+    assert {"oracle_score/glasses", "success/glasses", "success/beard", "success", "preservation"} <= set(
+        report["means"]["glasses 1, beard 2"]
+    )
     key = next(iter(report["images"]))
     assert (out / f"grid-{key}.png").is_file()
     _, single = edit(

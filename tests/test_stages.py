@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from asyrp_lit.hspace.direction import read_direction_info
 
 METRICS = {"directional_cosine", "edit_lpips", "reconstruction_lpips", "reconstruction_psnr"}
-ORACLE = {"success", "preservation", "reconstruction_preservation"}
+ORACLE = {"oracle_score", "success", "preservation", "reconstruction_preservation"}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,19 @@ def test_invert_fills_the_stores_that_evaluate_reads(trained, scripts, tiny):
     metrics = json.loads((outputs / "evaluated/metrics.json").read_text())
     assert {name: set(values) for name, values in metrics.items()} == dict.fromkeys(("-1", "1"), METRICS | ORACLE)
     assert (outputs / "evaluated/grid.png").is_file()
+
+
+def test_evaluate_at_three_strengths_says_how_monotone_the_oracles_score_is(trained, scripts, tiny):
+    outputs, run, _ = trained
+    options = (*tiny(outputs), f"direction={run / 'glasses.safetensors'}", "strengths=[1,-1,0]")
+    outcome = succeed(scripts.run("evaluate.py", *options, f"hydra.run.dir={outputs / 'monotone'}"))
+    metrics = json.loads((outputs / "monotone/metrics.json").read_text())
+    found = metrics.pop("over_strengths")
+    assert list(metrics) == ["1", "-1", "0"]
+    assert set(found) == {"of_images", "of_each", "of_mean"}
+    assert all(-1 <= value <= 1 for value in found.values())
+    assert f"of mean: {found['of_mean']:.3f}" in outcome.text
+    assert (outputs / "monotone/curve.png").is_file()
 
 
 def test_evaluate_finds_what_training_measured(trained, scripts, tiny):

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyrp_lit.library.average import average
     from asyrp_lit.library.edit import edit
     from asyrp_lit.library.images import to_pil, to_tensor
     from asyrp_lit.library.latents import Latents, draw_latents, invert, reconstruct
@@ -14,6 +15,7 @@ __all__ = [
     "AsyrpPipeline",
     "Latents",
     "ModelDirection",
+    "average",
     "draw_latents",
     "edit",
     "invert",
@@ -26,6 +28,7 @@ __all__ = [
 
 #: File of the room ``library`` -> what is taken from it.
 _PLACES = {
+    "average": ("average",),
     "edit": ("edit",),
     "images": ("to_pil", "to_tensor"),
     "latents": ("Latents", "draw_latents", "invert", "reconstruct"),

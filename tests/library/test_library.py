@@ -15,6 +15,7 @@ from torch.testing import assert_close
 import asyrp_lit
 from asyrp_lit.data.decode import load_image
 from asyrp_lit.editing.plan import edit_latents, make_plan
+from asyrp_lit.hspace.direction import save_direction
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -75,6 +76,30 @@ def test_drawn_latents_are_those_of_the_script(script, model, files):
     latents = asyrp_lit.draw_latents(model, 2, num_steps=4, seed=3)
     edits = asyrp_lit.to_pil(asyrp_lit.edit(model, latents, files["boosted"], seed=3))
     assert np.array_equal(read("edit-000001", "strength_1"), np.asarray(edits[1]))
+
+
+@pytest.mark.parametrize("kind", ["mean", "global"])
+def test_an_average_is_that_of_the_script_and_has_a_file_of_its_own(script, model, files, photos, tmp_path, kind):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, photo in enumerate(photos):
+        photo.save(folder / f"{number}.png")
+    few = ("average_images=3", "data=folder", f"data.train.folder={folder}", f"data.val.folder={folder}")
+    read = script(f"direction={files['smiling']}", f"images={folder}", "strength=2", f"kind={kind}", *few)
+    averaged = asyrp_lit.average(model, photos, files["smiling"], kind)
+    edits = asyrp_lit.to_pil(asyrp_lit.edit(model, photos, averaged, 2))
+    for number in range(3):
+        written = read(f"{number}.png", "strength_2")
+        assert np.abs(written.astype(int) - np.asarray(edits[number])).mean() < 0.1
+        assert np.abs(written - read(f"{number}.png", "reconstruction").astype(int)).mean() > 2
+    save_direction(tmp_path / "averaged.safetensors", averaged.direction, averaged.info)
+    again = asyrp_lit.edit(model, photos, tmp_path / "averaged.safetensors", 2)
+    assert torch.equal(again, asyrp_lit.edit(model, photos, averaged, 2))
+
+
+def test_an_average_of_an_unknown_kind_is_refused(model, directions, latents):
+    with pytest.raises(ValueError, match="kind must be one of mean, global, got 'median'"):
+        asyrp_lit.average(model, latents, directions["smiling"], "median")
 
 
 def test_several_directions_are_the_plan_that_the_scripts_make(model, directions, latents):

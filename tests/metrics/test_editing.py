@@ -9,9 +9,11 @@ from asyrp_lit.metrics.editing import (
     EditLPIPS,
     ImagePSNR,
     OraclePreservation,
+    OracleScore,
     OracleSuccess,
     meets_target,
     preserved_share,
+    target_probability,
 )
 
 # expression, hair_length, hair_color, skin, beard, glasses
@@ -36,6 +38,7 @@ def edited(*changes):
 CASES = [
     (lambda: DirectionalSimilarity(torch.ones(16)), (random_embeddings(5, 0), random_embeddings(5, 1))),
     (EditLPIPS, (torch.rand(5, generator=torch.Generator().manual_seed(0)),)),
+    (OracleScore, (torch.rand(5, generator=torch.Generator().manual_seed(3)),)),
     (ImagePSNR, (random_images(5, 0), random_images(5, 1))),
     (lambda: OracleSuccess({"beard": "yes"}), (SOURCE[[0, 1, 2, 0, 2]],)),
     (lambda: OraclePreservation({"beard": "yes"}), (SOURCE[[0, 1, 2, 0, 2]], SOURCE[[0, 2, 2, 1, 2]])),
@@ -112,6 +115,22 @@ def test_target_is_met_by_any_of_its_classes_and_by_all_of_its_labels():
 
 def test_an_undefined_label_never_meets_a_target():
     assert meets_target(SOURCE, {"hair_color": ["black", "brown", "blond", "red", "grey"]}).tolist() == [1, 1, 0]
+
+
+def logits_of(**probabilities):
+    return {name: torch.tensor(values).log() for name, values in probabilities.items()}
+
+
+def test_target_probability_adds_classes_and_multiplies_labels():
+    logits = logits_of(glasses=[[0.5, 0.2, 0.3]], beard=[[0.6, 0.4]])
+    assert target_probability(logits, {"glasses": ["glasses", "sunglasses"]}).item() == pytest.approx(0.5)
+    assert target_probability(logits, {"glasses": "no", "beard": "yes"}).item() == pytest.approx(0.2)
+
+
+def test_a_hair_colour_is_as_likely_as_there_is_hair():
+    logits = logits_of(hair_color=[[0.1, 0.1, 0.6, 0.1, 0.1]], hair_length=[[0.3, 0.2, 0.5]])
+    assert target_probability(logits, {"hair_color": "blond"}).item() == pytest.approx(0.3)
+    assert target_probability(logits, {"hair_length": "bald"}).item() == pytest.approx(0.5)
 
 
 def test_preserved_share_counts_the_other_labels_that_the_source_has():

@@ -6,7 +6,7 @@ from PIL import Image
 
 from asyrp_lit.data.avatars.render import render_portrait
 from asyrp_lit.data.avatars.traits import sample_traits
-from asyrp_lit.plots.curves import draw_loss_curve, draw_lpips_curves
+from asyrp_lit.plots.curves import draw_loss_curve, draw_lpips_curves, draw_strength_curves
 from asyrp_lit.plots.grid import draw_contact_sheet, draw_grid, tile, to_pixels
 from asyrp_lit.plots.save import save_figure
 
@@ -141,3 +141,17 @@ def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path, monkeypatch):
         save_figure(figure, path)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_strength_curves_are_a_line_a_direction_on_the_whole_range_of_the_score():
+    axes = draw_strength_curves(
+        [-1.0, 0.0, 1.0], {"sad": [0.0, 0.1, 0.9], "beard": [0.1, 0.2, 0.3]}, "16 portraits"
+    ).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["sad", "beard"]
+    assert axes.lines[0].get_ydata().tolist() == [0.0, 0.1, 0.9]
+    assert axes.get_ylim()[0] <= 0 < 1 <= axes.get_ylim()[1]
+
+
+def test_a_strength_curve_of_another_length_is_named():
+    with pytest.raises(ValueError, match="series 'sad' has 1 values for 2 strengths"):
+        draw_strength_curves([0.0, 1.0], {"sad": [0.0]})

@@ -1,13 +1,14 @@
 """delta_h_mean and delta_h_global: what f_t proposes, averaged over images and over timesteps (Asyrp, section 5.3)."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.editing.sample import sample_images
-from asyrp_lit.hspace.direction import Direction, get_space
+from asyrp_lit.hspace.direction import Direction, DirectionInfo, get_space
 from asyrp_lit.hspace.free_delta import GlobalDelta, PerTimestepDelta
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import BottleneckH, Table, TimeEmbedding, Timesteps
@@ -76,3 +77,12 @@ def average_timesteps(direction: PerTimestepDelta) -> GlobalDelta:
     averaged = GlobalDelta(mean.shape[1], mean.shape[2])
     averaged.load_state_dict({"delta_h": mean})
     return averaged.requires_grad_(False)
+
+
+def describe_average(info: DirectionInfo, averaged: PerTimestepDelta | GlobalDelta) -> DirectionInfo:
+    """What the file of an average says: all that the direction's does, but another kind and no metrics."""
+    shape = {"h_channels": averaged.delta_h.shape[1], "h_size": averaged.delta_h.shape[2]}
+    if isinstance(averaged, GlobalDelta):
+        return replace(info, kind="global", arguments=shape, metrics={})
+    arguments = {"timesteps": averaged.timesteps.tolist(), **shape}
+    return replace(info, kind="per_timestep", arguments=arguments, metrics={})

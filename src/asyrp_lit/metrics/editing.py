@@ -60,6 +60,27 @@ def meets_target(labels: Labels, target: Target) -> Bool[Tensor, " batch"]:
     return torch.stack(met).all(dim=0)
 
 
+def target_probability(logits: Mapping[str, Tensor], target: Target) -> PerSample:
+    """How sure the oracle is that each image carries a wanted class for every label of the target, in [0, 1].
+
+    The product over the target's labels of the probability of their wanted classes, as if labels were independent. A
+    hair colour is undefined on a bald head, where ``meets_target`` fails it: the probability of hair is a factor then.
+
+    Args:
+        logits: label name -> (B, classes), from ``AttributeOracle``.
+        target: label name -> class name or several.
+
+    Raises:
+        ValueError: the target is empty, or a label or class does not exist.
+    """
+    names = list(LABELS)
+    wanted = {names[column]: classes for column, classes in class_indices(target).items()}
+    shares = [logits[name].softmax(-1)[:, classes].sum(-1) for name, classes in wanted.items()]
+    if "hair_color" in wanted:
+        shares.append(1 - logits["hair_length"].softmax(-1)[:, LABELS["hair_length"].index("bald")])
+    return torch.stack(shares).prod(dim=0).clamp(0, 1)
+
+
 def preserved_share(source_labels: Labels, edit_labels: Labels, target: Target) -> PerSample:
     """Share of the other labels that the edit left as they were, per image, in [0, 1].
 
@@ -199,3 +220,13 @@ class OraclePreservation(OracleMetric):
         _check_pair(source_labels, edit_labels, "source_labels and edit_labels")
         shares = preserved_share(source_labels, edit_labels, self.target)
         self.add(shares[~shares.isnan()])
+
+
+class OracleScore(MeanOverImages):
+    """Mean over images of ``target_probability``, in [0, 1]: moves before the verdict does; higher is better."""
+
+    higher_is_better = True
+
+    def update(self, probabilities: PerSample) -> None:
+        """Take in the probabilities (B,) of edited images."""
+        self.add(probabilities)

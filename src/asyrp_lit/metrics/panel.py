@@ -14,7 +14,9 @@ from asyrp_lit.metrics.editing import (
     EditLPIPS,
     ImagePSNR,
     OraclePreservation,
+    OracleScore,
     OracleSuccess,
+    target_probability,
 )
 from asyrp_lit.metrics.oracle import AttributeOracle
 from asyrp_lit.shapes import Embeddings, Images
@@ -44,6 +46,7 @@ class Judges:
 class MetricPanel(nn.Module):
     """Directional cosine, LPIPS and PSNR of edits and reconstructions, and the oracle's verdict where there is one.
 
+    ``oracle_score`` is the oracle's probability of the target and ``success`` its verdict;
     ``reconstruction_preservation`` is what inversion and back alone leave unchanged: the most that an edit can reach.
 
     Args:
@@ -65,8 +68,9 @@ class MetricPanel(nn.Module):
                 "reconstruction_psnr": ImagePSNR(),
             }
         )
-        self.judged = target is not None and judges.oracle is not None
+        self.target = None if judges.oracle is None else target
         if target is not None and judges.oracle is not None:
+            self.reducers["oracle_score"] = OracleScore()
             self.reducers["success"] = OracleSuccess(target)
             self.reducers["preservation"] = OraclePreservation(target)
             self.reducers["reconstruction_preservation"] = OraclePreservation(target)
@@ -82,8 +86,9 @@ class MetricPanel(nn.Module):
         reducers["edit_lpips"].update(judges.lpips(edit, source))
         reducers["reconstruction_lpips"].update(judges.lpips(reconstruction, source))
         reducers["reconstruction_psnr"].update(reconstruction, source)
-        if self.judged:
+        if self.target is not None:
             assert judges.oracle is not None
+            reducers["oracle_score"].update(target_probability(judges.oracle(edit), self.target))
             source_labels, labels = judges.oracle.predict(source), judges.oracle.predict(edit)
             reducers["success"].update(labels)
             reducers["preservation"].update(source_labels, labels)

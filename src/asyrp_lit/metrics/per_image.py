@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from asyrp_lit.losses.directional import directional_cosine
-from asyrp_lit.metrics.editing import Target, image_psnr, meets_target, preserved_share
+from asyrp_lit.metrics.editing import Target, image_psnr, meets_target, preserved_share, target_probability
 from asyrp_lit.metrics.panel import Judges
 from asyrp_lit.shapes import Embedding, Images
 
@@ -41,8 +41,9 @@ def judge_edit(
         targets: name of a direction -> label classes that make it a success.
 
     Returns:
-        ``edit_lpips``, ``directional_cosine``, ``success`` (1 or 0), ``preservation`` (of the labels that no target
-        names; NaN where none is left).
+        ``edit_lpips``, ``directional_cosine``, ``oracle_score`` (the oracle's probability of the target), ``success``
+        (1 or 0), ``preservation`` (of the labels that no target names; NaN where none is left). Of several targets
+        those of each by name, and as ``success`` whether all are met.
     """
     source, edit = (x.float().clamp(-1, 1) for x in (source, edit))
     found = {"edit_lpips": judges.lpips(edit, source)}
@@ -52,9 +53,12 @@ def judge_edit(
             cosine = directional_cosine(*embeddings, text_direction.to(edit.device))
             found[_name("directional_cosine", name, len(text_directions))] = cosine
     if judges.oracle is not None and targets:
-        source_labels, labels = judges.oracle.predict(source), judges.oracle.predict(edit)
+        source_labels, labels, logits = judges.oracle.predict(source), judges.oracle.predict(edit), judges.oracle(edit)
+        verdicts = {name: meets_target(labels, target) for name, target in targets.items()}
         for name, target in targets.items():
-            found[_name("success", name, len(targets))] = meets_target(labels, target).float()
+            found[_name("oracle_score", name, len(targets))] = target_probability(logits, target)
+            found[_name("success", name, len(targets))] = verdicts[name].float()
+        found["success"] = torch.stack(list(verdicts.values())).all(dim=0).float()
         found["preservation"] = preserved_share(source_labels, labels, _merge(list(targets.values())))
     return found
 

@@ -150,3 +150,26 @@ def draw_loss_curve(
         note = f"running mean over {window} steps" if window > 1 else None
         axes.legend(title=note, title_fontsize=8, frameon=False)
     return figure
+
+
+def draw_strength_curves(strengths: Sequence[float], series: Mapping[str, Sequence[float]], title: str = "") -> Figure:
+    """What the oracle makes of edits over their strength, a line a direction.
+
+    Args:
+        strengths: ascending.
+        series: name -> its oracle score in [0, 1] at every strength.
+        title: in grey above the curves.
+
+    Raises:
+        ValueError: a series and ``strengths`` differ in length.
+    """
+    figure, axes = _new_axes("strength", "oracle's probability of the target")
+    for index, (name, values) in enumerate(series.items()):
+        if len(values) != len(strengths):
+            raise ValueError(f"series {name!r} has {len(values)} values for {len(strengths)} strengths")
+        axes.plot(strengths, values, color=_SERIES[index % len(_SERIES)], marker="o", markersize=4, label=name)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(title, loc="left", size=10, color=GREY)
+    if series:
+        axes.legend(frameon=False)
+    return figure

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
-from asyrp_lit.editing.average import average_direction, average_timesteps
+from asyrp_lit.editing.average import average_direction, average_timesteps, describe_average
 from asyrp_lit.editing.plan import EditPlan, LoadedDirection, make_plan
 from asyrp_lit.hspace.direction import DirectionInfo, load_direction, save_direction
 from asyrp_lit.hspace.embedded import find_direction
+from asyrp_lit.hspace.free_delta import PerTimestepDelta
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Mask
@@ -109,10 +110,10 @@ def _average(cfg: DictConfig, model: HSpaceUNet, direction: NamedDirection) -> N
     path = Path(cfg.paths.averages) / f"{info.attribute}-{cfg.kind}-{digest}.safetensors"
     if not path.is_file():
         log.info("averaging delta_h of %s over %d images into %s", direction.name, count, path)
-        averaged: Any = _average_over_images(cfg, model, direction, source, count)
-        if cfg.kind == "global":
-            averaged = average_timesteps(averaged)
-        save_direction(path, averaged, _describe_average(cfg, direction, averaged, count))
+        mean = _average_over_images(cfg, model, direction, source, count)
+        averaged = average_timesteps(mean) if cfg.kind == "global" else mean
+        described = replace(describe_average(info, averaged), source=_name_origin(cfg, direction, count))
+        save_direction(path, averaged, described)
     loaded, found = load_direction(path, model.fingerprint(), model.name)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return NamedDirection(direction.name, path, digest, (loaded.to(pick_device(cfg)), found))
@@ -127,7 +128,7 @@ def _open_train_images(cfg: DictConfig, info: DirectionInfo) -> LatentSource:
 
 def _average_over_images(
     cfg: DictConfig, model: HSpaceUNet, direction: NamedDirection, source: LatentSource, count: int
-) -> torch.nn.Module:
+) -> PerTimestepDelta:
     info, size, device = direction.info, cfg.inversion_batch_size, pick_device(cfg)
     steps = OmegaConf.merge(cfg, {"method": {"num_steps": info.num_steps}})
     assert isinstance(steps, DictConfig)
@@ -142,22 +143,10 @@ def _average_over_images(
     return average_direction(model, batches, grid, alphas_cumprod, direction.loaded[0], interval)
 
 
-def _describe_average(
-    cfg: DictConfig, direction: NamedDirection, averaged: torch.nn.Module, count: int
-) -> DirectionInfo:
-    """What the file of an average says: all that the direction's file does, but kind, metrics and source."""
-    delta_h = dict(averaged.named_parameters())["delta_h"]
-    shape = {"h_channels": delta_h.shape[1], "h_size": delta_h.shape[2]}
-    per_timestep = {"timesteps": averaged.get_buffer("timesteps").tolist()} if cfg.kind == "mean" else {}
-    return replace(
-        direction.info,
-        kind="per_timestep" if cfg.kind == "mean" else "global",
-        arguments={**per_timestep, **shape},
-        metrics={},
-        source={
-            "format": f"delta_h_{cfg.kind} of a direction file",
-            "file": direction.path.name,
-            "sha256": direction.sha256,
-            "images": str(count),
-        },
-    )
+def _name_origin(cfg: DictConfig, direction: NamedDirection, count: int) -> dict[str, str]:
+    return {
+        "format": f"delta_h_{cfg.kind} of a direction file",
+        "file": direction.path.name,
+        "sha256": direction.sha256,
+        "images": str(count),
+    }

@@ -1,12 +1,15 @@
 """Judging of directions and of texts."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.editing.strips import name_strength
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
 from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
 from asyrp_lit.hspace.direction import (
@@ -16,12 +19,16 @@ from asyrp_lit.hspace.direction import (
 from asyrp_lit.losses.clip import choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.perceptual import load_lpips
-from asyrp_lit.metrics.oracle import load_oracle
+from asyrp_lit.metrics.editing import target_probability
+from asyrp_lit.metrics.monotone import measure_monotony
+from asyrp_lit.metrics.oracle import AttributeOracle, load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.metrics.sweep import judge_strengths
 from asyrp_lit.metrics.true_pairs import draw_true_pairs, true_pair_cosines
+from asyrp_lit.plots.curves import draw_strength_curves
 from asyrp_lit.plots.grid import draw_grid
 from asyrp_lit.plots.save import save_figure
+from asyrp_lit.shapes import Images
 from asyrp_lit.stages.build import build_attribute, build_clip, build_setup
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
@@ -37,7 +44,7 @@ def describe(attribute: Attribute) -> str:
 
 @report_errors
 def evaluate(cfg: DictConfig) -> None:
-    """Metrics of a direction file at several strengths, and their grid."""
+    """Metrics of a direction file at several strengths, how monotone they are in it, and a grid."""
     if cfg.direction is None:
         raise ValueError("evaluate.py needs direction=/path/to/a/direction.safetensors (train.py writes one)")
     if not cfg.strengths:
@@ -69,11 +76,30 @@ def evaluate(cfg: DictConfig) -> None:
     with autocast_as(cfg):
         rows = judge_strengths(model, store, grid, scaled, interval, panels, cfg.inversion_batch_size, device)
     metrics = {f"{s:g}": {name: float(v) for name, v in panel.compute().items()} for s, panel in panels.items()}
-    write_json(run_folder() / "metrics.json", metrics)
+    over_strengths = {}
+    if oracle is not None and attribute.labels is not None and len(panels) > 2:
+        over_strengths = {"over_strengths": judge_monotony(oracle, rows, sorted(panels), attribute)}
+    write_json(run_folder() / "metrics.json", metrics | over_strengths)
     save_figure(draw_grid({k: v[:16] for k, v in rows.items()}, describe(attribute)), run_folder() / "grid.png")
     log.info("strength  %s", "  ".join(next(iter(metrics.values()))))
     for strength, values in metrics.items():
         log.info("%8s  %s", strength, "  ".join(f"{v:.3f}".rjust(len(k)) for k, v in values.items()))
+    for name, value in over_strengths.get("over_strengths", {}).items():
+        log.info("rank correlation of strength and oracle score, %s: %.3f", name.replace("_", " "), value)
+
+
+def judge_monotony(
+    oracle: AttributeOracle, rows: dict[str, Images], strengths: Sequence[float], attribute: Attribute
+) -> dict[str, float]:
+    """Rank correlations of ascending strengths and the oracle's score of edits by column, drawn into ``curve.png``."""
+    assert attribute.labels is not None
+    oracle = oracle.cpu()
+    edits = [rows[name_strength(strength)].clamp(-1, 1) for strength in strengths]
+    with torch.inference_mode():
+        scores = torch.stack([target_probability(oracle(images), attribute.labels) for images in edits])
+    curve = {attribute.name: scores.mean(dim=1).tolist()}
+    save_figure(draw_strength_curves(strengths, curve, describe(attribute)), run_folder() / "curve.png")
+    return measure_monotony(strengths, scores)._asdict()
 
 
 @report_errors

@@ -17,6 +17,9 @@ from asyrp_lit.losses.directional import directional_cosine
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Embedding, Images, Table
 
+#: Cosines nearer than this are taken for equal.
+TOLERANCE = 0.015
+
 
 @torch.no_grad()
 def measure_cosines(
@@ -60,5 +63,6 @@ def measure_cosines(
 
 
 def choose_strength(strengths: Sequence[float], cosines: Sequence[float]) -> float:
-    """The strength with the largest cosine, the smallest of equals."""
-    return max(sorted(zip(strengths, cosines, strict=True)), key=lambda pair: pair[1])[0]
+    """The largest strength whose cosine is within ``TOLERANCE`` of the best; a cosine alone is blind to an edit's size."""
+    best = max(cosines)
+    return max(s for s, cosine in zip(strengths, cosines, strict=True) if cosine >= best - TOLERANCE)

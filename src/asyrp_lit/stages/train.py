@@ -213,15 +213,13 @@ def count_set_aside(cfg: DictConfig, num_images: int) -> int:
     """How many train images are kept for calibration, of which none is trained on: at most a quarter.
 
     Raises:
-        ValueError: ``method.calibration`` names no strength or no image.
+        ValueError: ``method.calibration`` names no strength, or a negative number of images.
     """
     wanted = cfg.method.calibration
-    if wanted is None:
-        return 0
-    if not wanted.strengths or wanted.num_images < 1:
+    if not wanted.strengths or wanted.num_images < 0:
         raise ValueError(
-            f"method.calibration must name one strength or more and one image or more, got "
-            f"{OmegaConf.to_container(wanted)}; method.calibration=null takes delta_h as trained"
+            f"method.calibration must have one strength or more and num_images of 0 or more, got "
+            f"{OmegaConf.to_container(wanted)}"
         )
     return min(int(wanted.num_images), num_images // 4)
 
@@ -329,7 +327,7 @@ def write_results(
     """The direction file and metrics.json of a finished run."""
     method = cfg.method
     loss: dict[str, Any] = {str(k): v for k, v in method.loss.items() if k != "_target_"}
-    if method.calibration is not None:
+    if method.calibration.num_images:
         loss["calibrated"] = module.strength  # of delta_h as trained
     if cfg.judged != 1:
         loss["judged"] = cfg.judged  # the strength of the metrics

@@ -141,8 +141,7 @@ class Bench:
         source = PortraitSource("test", self.options.images, self.model.image_size, where)
         key = make_store_key(self.model, source, 40, 999)
         store = LatentStore.create(self.latents, key, source.keys, 32, len(source[0].labels))
-        with store.lock():
-            fill_store(self.model, source, store, 16)
+        fill_store(self.model, source, store, 16)
         items = [store[i] for i in range(len(store))]
         contents = tuple(item["x_0"].numpy().tobytes() for item in items)
         latents = Latents(torch.stack([item["x_T"] for item in items]), contents=contents)

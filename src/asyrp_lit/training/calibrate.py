@@ -63,6 +63,6 @@ def measure_cosines(
 
 
 def choose_strength(strengths: Sequence[float], cosines: Sequence[float]) -> float:
-    """The largest strength whose cosine is within ``TOLERANCE`` of the best; cosines do not see how large an edit is."""
+    """The largest strength whose cosine is within ``TOLERANCE`` of the best; cosines do not see an edit's size."""
     best = max(cosines)
     return max(s for s, cosine in zip(strengths, cosines, strict=True) if cosine >= best - TOLERANCE)

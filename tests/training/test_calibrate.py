@@ -53,7 +53,7 @@ def test_a_scaled_direction_at_strength_1_is_the_one_that_was_chosen(tiny, image
 
 @pytest.mark.parametrize(
     ("cosines", "chosen"),
-    [((0.1, 0.3, 0.5), 0.7), ((0.48, 0.3, 0.5), 0.7), ((0.49, 0.3, 0.5), 1.2), ((0.1, 0.5, 0.4), 0.4)],
+    [((0.1, 0.3, 0.5), 0.7), ((0.485, 0.3, 0.5), 0.7), ((0.495, 0.3, 0.5), 1.2), ((0.1, 0.5, 0.4), 0.4)],
 )
 def test_the_largest_strength_of_about_the_best_cosine_is_chosen(cosines, chosen):
     assert choose_strength([1.2, 0.4, 0.7], cosines) == chosen

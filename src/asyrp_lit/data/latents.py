@@ -208,7 +208,7 @@ class LatentStore:
                     f"got {tensors[name].dtype} of shape {tuple(tensors[name].shape)}"
                 )
 
-    def _open_shard(self, number: int) -> Any:
+    def _open_shard(self, number: int) -> dict[str, Tensor]:
         path = self.locate_shard(number)
         if number not in self._verified:
             if not path.is_file():
@@ -221,7 +221,8 @@ class LatentStore:
                     "it computes this shard again"
                 )
             self._verified.add(number)
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt") as shard:
+            return {name: shard.get_tensor(name) for name in self.specs}  # views of the mapped file, no copies
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One image's tensors, read from disk: ``x_0``, ``x_T``, ``labels`` and ``pred_x0`` if kept.
@@ -234,4 +235,4 @@ class LatentStore:
             raise IndexError(f"index must be 0 to {len(self) - 1}, got {index}")
         number, row = divmod(index, self.shard_size)
         shard = self._reader(number)
-        return {name: shard.get_slice(name)[row] for name in self.specs}
+        return {name: tensor[row].clone() for name, tensor in shard.items()}

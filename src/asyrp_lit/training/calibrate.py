@@ -18,7 +18,7 @@ from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Embedding, Images, Table
 
 #: Cosines nearer than this are taken for equal.
-TOLERANCE = 0.015
+TOLERANCE = 0.01
 
 
 @torch.no_grad()

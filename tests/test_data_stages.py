@@ -80,6 +80,24 @@ def test_training_and_judging_need_no_images_at_all(scripts, tmp_path, interval)
     assert measured["reconstruction_psnr"] > 40  # the samples are the reconstruction, but for 8 bits
 
 
+def test_training_from_stores_alone_is_training_from_their_images(scripts, tmp_path):
+    options = (*scripts.tiny(tmp_path), *scripts.portraits, "method.passes=1", "interval=lpips_avatars")
+    first, second = tmp_path / "first", tmp_path / "second"
+    succeed(scripts.run("train.py", *options, f"hydra.run.dir={first}"))
+    stores = {
+        LatentStore.open(path.parent).key.source: path.parent for path in tmp_path.glob("latents/*/manifest.json")
+    }
+    stored = ["latents=stored", *(f"latents.{split}={stores[f'avatars-{split}']}" for split in ("train", "val"))]
+    nothing = ("data=folder", "data.train.folder=/nowhere")
+    outcome = scripts.run("train.py", *options, *stored, *nothing, f"hydra.run.dir={second}")
+    succeed(outcome)
+    assert outcome.text.count("reading the latents in") == 2
+    assert (second / "glasses.safetensors").read_bytes() == (first / "glasses.safetensors").read_bytes()
+    outcome = scripts.run("train.py", *options, *stored, "method.num_steps=5", f"hydra.run.dir={tmp_path / 'third'}")
+    assert outcome.code == 1
+    assert "took 4 steps up to t = 999, this run takes 5 down from 999" in outcome.text.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -149,7 +149,7 @@ def test_a_sweep_without_a_grid_has_the_trained_interval_in_it(measure, directio
 
 
 def cells(outputs):
-    return {path.name: path.stat().st_mtime_ns for path in sorted(outputs.glob("latents/sweep-*/*"))}
+    return {path.name: path.stat().st_mtime_ns for path in sorted(outputs.glob("latents/sweep-*/[!.]*"))}
 
 
 def test_a_sweep_again_edits_nothing_and_a_larger_grid_only_its_new_cells(measure, direction, tmp_path):

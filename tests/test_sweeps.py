@@ -225,6 +225,7 @@ def test_jobs_in_processes_of_their_own_fill_one_store(start, tiny, tmp_path, la
     log, folder = tmp_path / "log", tmp_path / "sweep"
     settings = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=5"]}
     options = (*tiny(tmp_path), *ONCE, "seed=0,1", f"hydra.sweep.dir={folder}", f"hydra/launcher={launcher}")
+    options += ("inversion_batch_size=2", "latents.num_workers=1")  # with workers of their own
     process = start(log, "train.py", "-m", *options, *settings[launcher])
     assert process.wait() == 0, log.read_text()
     assert all((folder / str(number) / "metrics.json").is_file() for number in range(2))

@@ -1,6 +1,7 @@
 """Batches of a source in a given order, decoded ahead by worker processes."""
 
 import os
+import sys
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
@@ -58,7 +59,16 @@ def load_batches(
     if num_workers < 0:
         raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
     workers = min(num_workers, os.cpu_count() or 1)
-    loader = DataLoader(_Batches(source), batch_size=None, sampler=plan, num_workers=workers, collate_fn=_keep)
+    # Named, for joblib's processes have a default of their own that cannot start workers.
+    context = "fork" if workers and sys.platform == "linux" else None
+    loader = DataLoader(
+        _Batches(source),
+        batch_size=None,
+        sampler=plan,
+        num_workers=workers,
+        collate_fn=_keep,
+        multiprocessing_context=context,
+    )
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch

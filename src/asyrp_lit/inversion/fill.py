@@ -93,11 +93,12 @@ def fill_store(
     missing = store.missing_shards(verify=store.verify)
     todo = sum(len(store.shard_indices(k)) for k in missing)
     compute, verb = (_sample_batch, "sample") if isinstance(source, RandomLatents) else (_invert_batch, "invert")
-    bar = tqdm(total=len(store), initial=len(store) - todo, unit="img", disable=not progress or not todo)
-    bar.set_description(f"{verb} {store.key.source}")
+    name = f"{verb} {store.key.source}"
+    bar = tqdm(total=len(store), initial=len(store) - todo, desc=name, unit="img", disable=not progress or not todo)
     computed: list[int] = []
     with bar, Claims(store, missing, rank, world_size, wait, store.verify, bar.update) as claims:
-        batches = load_batches(source, claims.plan(batch_size), num_workers)
+        workers = num_workers if todo > batch_size else 0  # not for a single batch
+        batches = load_batches(source, claims.plan(batch_size), workers)
         parts: list[Batch] = []
         with closing(batches):
             for batch in batches:

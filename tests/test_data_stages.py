@@ -81,9 +81,9 @@ def test_training_and_judging_need_no_images_at_all(scripts, tmp_path, interval)
 
 
 def test_training_from_stores_alone_is_training_from_their_images(scripts, tmp_path):
-    options = (*scripts.tiny(tmp_path), *scripts.portraits, "method.passes=1", "interval=lpips_avatars")
+    options = (*scripts.tiny(tmp_path), "method.passes=1", "interval=lpips_avatars")
     first, second = tmp_path / "first", tmp_path / "second"
-    succeed(scripts.run("train.py", *options, f"hydra.run.dir={first}"))
+    succeed(scripts.run("train.py", *options, *scripts.portraits, f"hydra.run.dir={first}"))
     stores = {
         LatentStore.open(path.parent).key.source: path.parent for path in tmp_path.glob("latents/*/manifest.json")
     }
@@ -93,7 +93,9 @@ def test_training_from_stores_alone_is_training_from_their_images(scripts, tmp_p
     succeed(outcome)
     assert outcome.text.count("reading the latents in") == 2
     assert (second / "glasses.safetensors").read_bytes() == (first / "glasses.safetensors").read_bytes()
-    outcome = scripts.run("train.py", *options, *stored, "method.num_steps=5", f"hydra.run.dir={tmp_path / 'third'}")
+    outcome = scripts.run(
+        "train.py", *options, *stored, *nothing, "method.num_steps=5", f"hydra.run.dir={tmp_path / 'third'}"
+    )
     assert outcome.code == 1
     assert "took 4 steps up to t = 999, this run takes 5 down from 999" in outcome.text.replace("\n", " ")
 

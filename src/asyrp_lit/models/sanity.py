@@ -102,7 +102,7 @@ def compare_settings(model: HSpaceUNet, x_0: Images, width: int | None = None) -
     Args:
         model: the frozen network.
         x_0: images of its domain in [-1, 1].
-        width: channels of one attention head, of a network converted with it; ``None`` where its own file says them.
+        width: channels of one attention head, of a network converted with it; ``None`` for one of diffusers' own.
 
     Raises:
         ValueError: another setting does.
@@ -121,11 +121,25 @@ def compare_settings(model: HSpaceUNet, x_0: Images, width: int | None = None) -
         )
 
 
+def split_heads(model: HSpaceUNet, width: int | None) -> HSpaceUNet:
+    """A copy of a network of diffusers' own with heads of another width; ``None`` for one head."""
+    other = deepcopy(model)
+    for attention in (module for module in other.modules() if isinstance(module, Attention)):
+        attention.heads = 1 if width is None else attention.to_q.out_features // width
+        attention.scale = (attention.to_q.out_features / attention.heads) ** -0.5
+    return other
+
+
 def _vary_heads(model: HSpaceUNet, width: int | None) -> Iterator[tuple[str, HSpaceUNet]]:
     channels = [m.to_q.out_features for m in model.modules() if isinstance(m, Attention)]
-    for other in sorted({*HEAD_WIDTHS, *channels}):  # channels: one head
-        if width is not None and other != width and all(c % other == 0 for c in channels):
-            yield f"model.num_head_channels={other}", regroup_heads(model, width, other)
+    fitting = [w for w in sorted({*HEAD_WIDTHS, *channels}) if all(c % w == 0 for c in channels)]  # channels: one head
+    if width is not None:
+        for other in fitting:
+            if other != width:
+                yield f"model.num_head_channels={other}", regroup_heads(model, width, other)
+    elif channels:
+        for choice in (None, *fitting):
+            yield f"attention_head_dim={'null' if choice is None else choice}", split_heads(model, choice)
 
 
 def _vary_sinusoid(model: HSpaceUNet) -> Iterator[tuple[str, HSpaceUNet]]:

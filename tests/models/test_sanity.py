@@ -1,9 +1,11 @@
 """The check that a base model denoises."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
 from asyrp_lit.data.portraits import PortraitSource
@@ -11,6 +13,7 @@ from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.registry import load_checkpoint, load_embedded
 from asyrp_lit.models.sanity import (
     check_eps_error,
+    check_norm_eps,
     compare_settings,
     measure_eps_error,
     regroup_heads,
@@ -87,3 +90,19 @@ def test_a_wrong_head_width_is_refused_by_the_one_that_denoises_better(avatars, 
     wrong = regroup_heads(avatars, 160, 32)
     with pytest.raises(ValueError, match=r"denoises better with model\.num_head_channels=160"):
         compare_settings(wrong, portraits, 32)
+
+
+@pytest.mark.parametrize(("norm_eps", "refused"), [(1e-5, False), (1e-6, True), (0.1, True)])
+def test_a_norm_eps_that_is_not_its_key_styles_is_refused(tmp_path, norm_eps, refused):
+    tensors = load_file(GOLDENS / "adm.safetensors")
+    torch.save({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, tmp_path / "a.pt")
+    model = load_checkpoint("adm", tmp_path / "a.pt", tmp_path, None, 32, 16, norm_eps)
+    with pytest.raises(ValueError, match="are trained with 1e-5: give that") if refused else nullcontext():
+        check_norm_eps(model, converted=True)
+
+
+@pytest.mark.parametrize(("norm_eps", "refused"), [(1e-5, False), (1e-6, False), (0.1, True)])
+def test_a_diffusers_folder_may_have_either_norm_eps(avatars, norm_eps, refused):
+    model = HSpaceUNet(UNet2DModel(**{**avatars.unet.config, "norm_eps": norm_eps}), "mine")
+    with pytest.raises(ValueError, match="with 1e-5 or 1e-6: give that") if refused else nullcontext():
+        check_norm_eps(model, converted=False)

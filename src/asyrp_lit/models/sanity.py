@@ -11,6 +11,7 @@ from diffusers.models.embeddings import Timesteps
 from asyrp_lit.diffusion.schedule import gather_alpha_bar, make_alphas_cumprod
 from asyrp_lit.models.convert_adm import merge_legacy_qkv, split_legacy_qkv
 from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.models.registry import NORM_EPS
 from asyrp_lit.shapes import Images
 
 #: Lightly noised: the image is still plain to see, and a working network finds nearly all of the noise.
@@ -67,6 +68,26 @@ def check_eps_error(model: HSpaceUNet, x_0: Images, largest: float) -> float:
     )
 
 
+def check_norm_eps(model: HSpaceUNet, converted: bool) -> None:
+    """See that the eps of GroupNorms is one that such networks are trained with, for no measurement tells a wrong one.
+
+    Args:
+        model: the frozen network.
+        converted: from a checkpoint in an original key style, whose code has one value, not from a diffusers folder.
+
+    Raises:
+        ValueError: it is another.
+    """
+    config = model.unet.config
+    usual = [NORM_EPS["adm" if config["flip_sin_to_cos"] else "ddpm"]] if converted else sorted(NORM_EPS.values())
+    if config["norm_eps"] not in map(float, usual):
+        raise ValueError(
+            f"base model {model.name}: the eps of its GroupNorms is set to {config['norm_eps']:g}, but such networks "
+            f"are trained with {' or '.join(usual)}: give that, as model.norm_eps or in config.json of a diffusers "
+            "folder; if it was trained with another, model.max_eps_error=null leaves out this check and the others"
+        )
+
+
 def regroup_heads(model: HSpaceUNet, old: int, new: int) -> HSpaceUNet:
     """A copy of a converted guided-diffusion network as if its heads were ``new`` channels wide instead of ``old``.
 
@@ -97,7 +118,7 @@ def compare_settings(model: HSpaceUNet, x_0: Images, width: int | None = None) -
     """See that no other setting that shapes leave open denoises notably better: heads' width, sinusoid.
 
     Takes two images through the network at one timestep for each setting. The eps of GroupNorms is not among them: of a
-    trained network it changes the error by a millionth.
+    trained network it changes the error by a millionth; ``check_norm_eps`` sees to it.
 
     Args:
         model: the frozen network.

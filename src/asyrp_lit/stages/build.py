@@ -18,7 +18,7 @@ from asyrp_lit.hspace.direction import TRAINED_KINDS
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.models.sanity import check_eps_error, compare_settings
+from asyrp_lit.models.sanity import check_eps_error, check_norm_eps, compare_settings
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.frozen import share_frozen
 from asyrp_lit.stages.latents import build_sources
@@ -109,11 +109,12 @@ def check_model(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> Non
     """See that a base model of unknown make denoises the first images of a source, and say how well.
 
     Raises:
-        ValueError: it does not, or would notably better with another setting.
+        ValueError: it does not, would notably better with another setting, or has an unusual norm eps.
     """
     chosen = cfg.model
     if chosen.max_eps_error is None:
         return
+    check_norm_eps(model, converted=chosen.norm_eps is not None)
     if isinstance(source, RandomLatents):
         log.info("%s: not tried on images, there are none", model.name)
         return

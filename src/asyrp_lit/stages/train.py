@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -11,11 +10,10 @@ from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.data.datamodule import LatentsDataModule
-from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.hspace.attribute import AVATARS, Attribute, list_classes
 from asyrp_lit.hspace.direction import (
@@ -24,7 +22,7 @@ from asyrp_lit.hspace.direction import (
     make_direction,
     save_direction,
 )
-from asyrp_lit.hspace.scale import DeltaNetwork, FreeDelta, scale_delta
+from asyrp_lit.hspace.scale import DeltaNetwork, scale_delta
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.kept import KeptReadings
@@ -33,13 +31,14 @@ from asyrp_lit.metrics.oracle import load_oracle
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
-from asyrp_lit.stages.device import autocast_as, find_rank, pick_device
+from asyrp_lit.stages.calibrate import calibrate, count_set_aside
+from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
+from asyrp_lit.stages.resume import check_fits, find_checkpoint
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.calibrate import choose_strength, measure_cosines
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
 
@@ -49,15 +48,6 @@ log = logging.getLogger(__name__)
 UNJUDGED = (
     "attribute %s has no portrait labels: the small CLIP has not learnt such words, so expect little of the direction, "
     "and the oracle does not judge it"
-)
-
-
-#: What a resumed training may not change of its method and latents; passes, workers, the optimiser's settings are free.
-FIXED_METHOD = (
-    *("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.stagger", "method.loss"),
-    "method.calibration.num_images",
-    *("latents.kind", "latents.train", "latents.val", "latents.seed"),
-    "seed",
 )
 
 
@@ -209,56 +199,6 @@ def fit(trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoi
         raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
 
 
-def count_set_aside(cfg: DictConfig, num_images: int) -> int:
-    """How many train images are kept for calibration, of which none is trained on: at most a quarter.
-
-    Raises:
-        ValueError: ``method.calibration`` names no strength, or a negative number of images.
-    """
-    wanted = cfg.method.calibration
-    if not wanted.strengths or wanted.num_images < 0:
-        raise ValueError(
-            f"method.calibration must have one strength or more and num_images of 0 or more, got "
-            f"{OmegaConf.to_container(wanted)}"
-        )
-    return min(int(wanted.num_images), num_images // 4)
-
-
-def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trained: int) -> None:
-    """Scale a trained direction so that strength 1 is what ``method.calibration`` finds; the checkpoint stays as it is.
-
-    The images after the first ``num_trained`` are what it is measured on.
-    """
-    if num_trained == len(store):
-        return
-    strengths = [float(strength) for strength in cfg.method.calibration.strengths]
-    device = pick_device(cfg)
-    module.to(device)
-    items = [store[i] for i in range(num_trained, len(store))]
-    x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
-    x_T = torch.stack([item["x_T"] for item in items]).to(device)
-    with autocast_as(cfg):
-        cosines = measure_cosines(
-            module.model,
-            module.clip,
-            module.direction,
-            x_0,
-            x_T,
-            module.text_direction,
-            strengths,
-            module.grid,
-            module.interval,
-            module.alphas_cumprod,
-            cfg.inversion_batch_size,
-            progress=find_rank().number == 0,
-        )
-    module.strength = choose_strength(strengths, cosines)
-    table = ", ".join(f"{s:g}: {cosine:.3f}" for s, cosine in zip(strengths, cosines, strict=True))
-    log.info("strength 1 is set to %g of delta_h as trained (directional cosines %s)", module.strength, table)
-    assert isinstance(module.direction, DeltaNetwork | FreeDelta)
-    scale_delta(module.direction, module.strength)
-
-
 def read_metrics(trainer: Trainer) -> dict[str, float]:
     """The validation metrics by their names in metrics.json."""
     found = trainer.callback_metrics.items()
@@ -281,44 +221,6 @@ def check_objective(cfg: DictConfig, module: AsyrpModule) -> None:
             f"objective must be null or a list of metrics of this run ({', '.join(measured)}), got {wanted}; success "
             "and preservation need portraits and an attribute with labels"
         )
-
-
-def find_checkpoint(cfg: DictConfig) -> Path | None:
-    """The checkpoint of the run folder to resume, ``None`` for a new run.
-
-    Raises:
-        FileNotFoundError: the folder has none.
-        ValueError: the folder's run is about something else.
-    """
-    if cfg.resume is None:
-        return None
-    path = Path(cfg.resume) / "last.ckpt"
-    if not path.is_file():
-        raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
-    folder = path.with_name(".hydra")
-    for group in ("attr", "model", "interval", "clip", "data", *FIXED_METHOD) if folder.is_dir() else ():
-        if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != OmegaConf.select(cfg, group):
-            overrides = " ".join(str(override) for override in OmegaConf.load(folder / "overrides.yaml"))
-            raise ValueError(
-                f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"
-            )
-    return path
-
-
-def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
-    """See that a checkpoint is whole and of this direction.
-
-    Raises:
-        ValueError: it is not.
-    """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        module.load_state_dict(state["state_dict"])
-    except (RuntimeError, KeyError, UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"{checkpoint} cannot be resumed with these settings, or is damaged: repeat the overrides in "
-            f"{checkpoint.parent / '.hydra' / 'overrides.yaml'}"
-        ) from error
 
 
 def write_results(

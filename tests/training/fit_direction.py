@@ -1,4 +1,4 @@
-"""Trains and judges the tiny direction in as many processes as asked: ``fit_direction.py FOLDER DEVICES BATCH_SIZE``.
+"""Trains and judges the tiny direction in as many processes as asked: ``fit_direction.py FOLDER DEVICES BATCH_SIZE TRAJECTORY``.
 
 Leaves the direction in ``FOLDER/DEVICES.pt``; metrics, state and preview grid in ``FOLDER/DEVICES/``.
 The batch size is that of each process. Lightning starts this file again for every further process.
@@ -16,11 +16,11 @@ from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.training.callbacks import KeepState, PreviewGrid
 
 
-def main(folder: Path, devices: int, batch_size: int) -> None:
+def main(folder: Path, devices: int, batch_size: int, trajectory: str) -> None:
     run = folder / str(devices)
     run.mkdir(exist_ok=True)
     panel = MetricPanel(Judges(make_module().clip, load_lpips()), torch.ones(1, 8))
-    module = make_module(lr=0.01, panel=panel, stagger=True)
+    module = make_module(lr=0.01, panel=panel, stagger=True, trajectory=trajectory)
     callbacks = [PreviewGrid(run, 2, (-1.0, 1.0), "tiny"), KeepState(run / "last.ckpt")]
     strategy = "ddp" if devices > 1 else "auto"
     trainer = make_trainer(max_epochs=2, callbacks=callbacks, devices=devices, strategy=strategy)
@@ -33,4 +33,4 @@ def main(folder: Path, devices: int, batch_size: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

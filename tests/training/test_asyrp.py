@@ -17,6 +17,7 @@ from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState
 from asyrp_lit.training.objective import LossRecipe
+from asyrp_lit.training.slots import UpdateBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
 #: Edited timesteps of the tiny grid.
@@ -106,10 +107,9 @@ def test_the_backward_pass_stops_at_the_decoder_s_input(tiny, tmp_path):
     t, t_prev = module.train_steps[0]
     steps = torch.full((3,), t)
     alphas = [gather_alpha_bar(module.alphas_cumprod, torch.full((3,), s)) for s in (t, t_prev)]
-    module._update = lambda loss: loss.backward()
-    x_next, _ = module._train_at(
-        batch.x_T, steps, tuple(alphas), batch.pred_x0[:, 0], module.clip.encode_images(batch.x_0)
-    )
+    module.manual_backward = lambda loss: loss.backward()
+    source = module.clip.encode_images(batch.x_0)
+    x_next, _ = module._backward(UpdateBatch(batch.x_T, steps, *alphas, batch.pred_x0[:, 0], source), 1.0)
     assert not x_next.requires_grad
     assert all(parameter.grad.abs().sum() > 0 for parameter in module.direction.parameters())
 
@@ -212,8 +212,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tiny, 
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "stagger", "skipped"),
-    [(torch.optim.SGD, False, 0), (torch.optim.Adam, True, 0), (torch.optim.Adam, True, 1)],
+    ("optimizer", "stagger", "trajectory", "skipped"),
+    [
+        (torch.optim.SGD, False, "sequential", 0),
+        (torch.optim.Adam, True, "sequential", 0),
+        (torch.optim.Adam, True, "sequential", 1),
+        (torch.optim.Adam, True, "cached", 1),
+    ],
 )
 @pytest.mark.parametrize(
     ("hook", "number"),
@@ -226,9 +231,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tiny, 
         ("on_validation_start", 1),
     ],
 )
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook, number, optimizer, stagger, skipped):
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(
+    tiny, tmp_path, hook, number, optimizer, stagger, trajectory, skipped
+):
     last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "optimizer": optimizer, "lr_decay": 0.5, "lr": 0.01}
-    options |= {"stagger": stagger, "lr_final": 0.1, "t_start": tiny.make_module().grid[-1 - skipped]}
+    options |= {
+        "stagger": stagger,
+        "trajectory": trajectory,
+        "lr_final": 0.1,
+        "t_start": tiny.make_module().grid[-1 - skipped],
+    }
     updates = 6 * (STEPS - skipped)
     whole = fit(tiny, tmp_path, **options)
     killed = fit(tiny, tmp_path, callbacks=[KeepState(last), Kill(hook, number)], **options)
@@ -295,3 +307,24 @@ def test_weights_of_another_direction_are_refused(tiny):
     module = tiny.make_module()
     with pytest.raises(RuntimeError, match="Missing key"):
         module.load_state_dict({"direction.conv1.weight": module.direction.conv1.weight})
+
+
+@pytest.mark.parametrize("trajectory", ["sequential", "cached"])
+def test_an_update_in_chunks_is_that_of_the_whole_batch(tiny, tmp_path, trajectory):
+    """Five images in chunks of two, the last one smaller."""
+    weights = [
+        copy_weights(fit(tiny, tmp_path, batch_size=5, chunk_size=size, trajectory=trajectory)) for size in (None, 2)
+    ]
+    start = copy_weights(tiny.make_module())
+    assert_close(weights[1], weights[0], atol=1e-6, rtol=0)
+    assert all((weights[0][key] - start[key]).abs().max() > 1e-3 for key in start)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"chunk_size": 0}, r"method\.chunk_size must be null or at least 1, got 0"),
+     ({"trajectory": "x"}, r"method\.trajectory must be one of sequential, cached, got 'x'")],
+)  # fmt: skip
+def test_a_wrong_way_of_training_is_refused(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.make_module(**options)

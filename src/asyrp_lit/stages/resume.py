@@ -10,7 +10,15 @@ from asyrp_lit.training.asyrp import AsyrpModule
 
 #: What a resumed training may not change of its method and latents; passes, workers, the optimiser's settings are free.
 FIXED_METHOD = (
-    *("method.kind", "method.num_steps", "method.t_0", "method.batch_size", "method.stagger", "method.loss"),
+    *(
+        "method.kind",
+        "method.num_steps",
+        "method.t_0",
+        "method.batch_size",
+        "method.stagger",
+        "method.trajectory",
+        "method.loss",
+    ),
     "method.calibration.num_images",
     *("latents.kind", "latents.train", "latents.val", "latents.seed"),
     "seed",

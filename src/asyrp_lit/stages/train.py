@@ -99,6 +99,8 @@ def build_module(
         method.lr_decay,
         method.lr_final,
         method.stagger,
+        method.chunk_size,
+        method.trajectory,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
         KeptReadings(clip, keep) if keep else None,

@@ -1,10 +1,11 @@
 """The LightningModule: trains a direction in h-space of a frozen diffusion model (Asyrp, section 3)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,13 +25,18 @@ from asyrp_lit.shapes import Embeddings, Images, PerSample
 from asyrp_lit.training.objective import LossRecipe, MeasuredDirection, Objective
 from asyrp_lit.training.slots import (
     Slots,
+    UpdateBatch,
     advance_unedited,
     choose_offsets,
     descend_to_start,
     follow_source,
     gather_alphas,
+    shuffle_stages,
+    unroll_unedited,
 )
 
+#: Where updates take place: on the edited trajectories on their way down, or on the unedited ones at random timesteps.
+TRAJECTORIES = ("sequential", "cached")
 #: What to do when a training diverges.
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
 
@@ -79,6 +85,8 @@ class AsyrpModule(LightningModule):
         lr_decay: float = 1.0,
         lr_final: float = 1.0,
         stagger: bool = False,
+        chunk_size: int | None = None,
+        trajectory: str = "sequential",
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
         kept: KeptReadings | None = None,
@@ -99,6 +107,12 @@ class AsyrpModule(LightningModule):
         self.lr_decay = lr_decay
         self.lr_final = lr_final
         self.stagger = stagger
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"method.chunk_size must be null or at least 1, got {chunk_size}")
+        self.chunk_size = chunk_size
+        if trajectory not in TRAJECTORIES:
+            raise ValueError(f"method.trajectory must be one of {', '.join(TRAJECTORIES)}, got {trajectory!r}")
+        self.trajectory = trajectory
         self._slots: Slots | None = None
         self._saved_slots: dict[str, Tensor] | None = None
         self.grad_clip = grad_clip
@@ -164,24 +178,43 @@ class AsyrpModule(LightningModule):
             fresh = Slots.start(batch, self.clip.encode_images(batch.x_0))
         fresh = descend_to_start(fresh, self._lead, self.alphas_cumprod, self.model)
         t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
-        offsets = self._choose_offsets(len(batch.x_0))
+        if self.trajectory == "cached":
+            objectives = self._train_cached(fresh, t, t_prev, batch_idx)
+        else:
+            objectives = self._train_chain(fresh, t, t_prev)
+        names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
+        parts = torch.stack([torch.stack([part.mean() for part in parts]) for parts in objectives])
+        means = dict(zip(names, parts.mean(dim=0), strict=True))
+        self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
+
+    def _train_cached(self, fresh: Slots, t: Tensor, t_prev: Tensor, batch_idx: int) -> Iterator[Objective]:
+        """Updates on the unedited trajectories of the batch."""
+        trajectory = unroll_unedited(fresh, t, t_prev, self.alphas_cumprod, self.model)
+        offsets = self._spread(len(fresh.x))
+        for stages in shuffle_stages(offsets, len(t), self.current_epoch, batch_idx):
+            x, eps, pred_x0 = trajectory.select(stages)
+            alphas = gather_alphas(self.alphas_cumprod, t[stages], t_prev[stages])
+            yield self._train_at(UpdateBatch(x, t[stages], *alphas, pred_x0, fresh.source, eps))[1]
+
+    def _train_chain(self, fresh: Slots, t: Tensor, t_prev: Tensor) -> Iterator[Objective]:
+        """Updates on the edited trajectories on their way down."""
+        offsets = self._choose_offsets(len(fresh.x))
         slots = self._slots
-        if slots is None or len(slots.x) != len(batch.x_0):
+        if slots is None or len(slots.x) != len(fresh.x):
             slots = advance_unedited(fresh, offsets, t, t_prev, self.alphas_cumprod, self.model)
-        parts: list[Tensor] = []
         for k in range(len(t)):
             stages = (offsets + k) % len(t)
             slots = slots.refill(fresh, stages == 0)
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
-            parts.append(torch.stack([part.detach().mean() for part in objective]))
+            yield objective
         self._slots = slots if offsets.any() else None
-        names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
-        means = dict(zip(names, torch.stack(parts).mean(dim=0), strict=True))
-        self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
 
     def _choose_offsets(self, batch_size: int) -> Tensor:
         if not self.stagger:
             return torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        return self._spread(batch_size)
+
+    def _spread(self, batch_size: int) -> Tensor:
         trainer = self.trainer
         offsets = choose_offsets(batch_size, len(self.train_steps), trainer.global_rank, trainer.world_size)
         return offsets.to(self.device)
@@ -190,30 +223,40 @@ class AsyrpModule(LightningModule):
         """One optimiser step with every slot at its own timestep."""
         alphas = gather_alphas(self.alphas_cumprod, steps, previous)
         pred_x0_source, x_source = follow_source(slots, stages, steps, alphas, self.model)
-        x, objective = self._train_at(slots.x, steps, alphas, pred_x0_source, slots.source)
+        x, objective = self._train_at(UpdateBatch(slots.x, steps, *alphas, pred_x0_source, slots.source))
         return slots._replace(x=x, x_source=x_source), objective
 
-    def _train_at(
-        self, x: Images, steps: Tensor, alphas: tuple[Tensor, Tensor], pred_x0_source: Images, source: Embeddings
-    ) -> tuple[Images, Objective]:
-        """One optimiser step at given timesteps; the next states of the edited trajectories, and the loss."""
-        with torch.no_grad():
-            bottleneck = self.model.encode(x, steps)
-            eps = self.model.decode(bottleneck).float()
-        direction = MeasuredDirection(self.direction)
-        eps_edit = edit_eps(self.model, bottleneck, eps, direction, steps)
-        pred_x0_edit = compute_pred_x0(x, eps_edit, alphas[0])
-        objective = self.compute_objective(pred_x0_edit, pred_x0_source, source, direction.size)
-        self._update(objective.total.mean())
-        return step_asyrp(x, eps, eps_edit.detach(), *alphas), objective
-
-    def _update(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
+    def _train_at(self, batch: UpdateBatch) -> tuple[Images, Objective]:
+        """One optimiser step; the next states of the edited trajectories, and the loss."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
+        moved, objectives = [], []
+        for part in batch.split(self.chunk_size):
+            x, objective = self._backward(part, len(part.x) / len(batch.x))
+            moved.append(x)
+            objectives.append(objective)
+        objective = Objective(*(torch.cat(values) for values in zip(*objectives, strict=True)))
+        self._update(optimizer)
+        return torch.cat(moved), objective
+
+    def _backward(self, batch: UpdateBatch, share: float) -> tuple[Images, Objective]:
+        """Add a part's share of the gradient; its next states and its loss."""
+        with torch.no_grad():
+            bottleneck = self.model.encode(batch.x, batch.t)
+            eps = self.model.decode(bottleneck).float() if batch.eps is None else batch.eps
+        direction = MeasuredDirection(self.direction)
+        eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
+        pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
+        objective = self.compute_objective(pred_x0_edit, batch.pred_x0, batch.source, direction.size)
+        loss = objective.total.mean() * share
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
         self.manual_backward(loss)
+        moved = step_asyrp(batch.x, eps, eps_edit.detach(), batch.alpha_bar_t, batch.alpha_bar_prev)
+        return moved, Objective(*(values.detach() for values in objective))
+
+    def _update(self, optimizer: LightningOptimizer) -> None:
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Trains and judges the tiny direction in as many processes as asked: ``fit_direction.py FOLDER DEVICES BATCH_SIZE TRAJECTORY``.
+"""Trains and judges the tiny direction: ``fit_direction.py FOLDER DEVICES BATCH_SIZE TRAJECTORY``.
 
 Leaves the direction in ``FOLDER/DEVICES.pt``; metrics, state and preview grid in ``FOLDER/DEVICES/``.
 The batch size is that of each process. Lightning starts this file again for every further process.

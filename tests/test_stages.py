@@ -137,6 +137,17 @@ def test_zero_means_zero_in_a_fixed_interval(trained, scripts, tiny):
     assert (info.t_edit, info.t_boost) == (0, 0)
 
 
+def test_sizes_that_are_to_be_found_become_numbers_and_are_kept_with_the_state(trained, scripts, tiny):
+    """Two portraits are trained on, and a batch takes an eighth of them at the most; one is the least."""
+    outputs, run = trained[0], trained[0] / "auto"
+    options = ("interval=all", "method.passes=1", "method.batch_size=auto", "method.chunk_size=auto")
+    options = (*tiny(outputs), *options, "inversion_batch_size=auto", f"hydra.run.dir={run}")
+    outcome = succeed(scripts.run("train.py", *options))
+    for name, found in (("inversion_batch_size", 16), ("method.batch_size", 1), ("method.chunk_size", 1)):
+        assert f"{name}=auto: {found}\n" in outcome.text
+    assert torch.load(run / "last.ckpt", weights_only=True)["batch_size"] == 1
+
+
 def test_words_that_the_small_clip_has_not_learnt_give_one_warning(trained, scripts, tiny):
     outputs = trained[0]
     options = ("attr=young", "interval=all", "method.passes=1", "method=free_global")

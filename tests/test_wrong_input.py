@@ -1,6 +1,7 @@
 """What a user may get wrong: one clear message, an exit code other than 0, nothing half-written."""
 
 import errno
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 import asyrp_lit.data.latents
+from asyrp_lit.training.asyrp import AsyrpModule
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +214,26 @@ def test_a_full_disk_is_named_and_leaves_whole_shards_only(fail, monkeypatch, tm
     assert "No space left on device" in message
     assert "paths.latents" in message
     assert not list(tmp_path.glob("latents/*/shard-*"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_a_full_memory_ends_in_advice(fail, monkeypatch, error):
+    def evaluate(self, batch):
+        raise error
+
+    monkeypatch.setattr(AsyrpModule, "_evaluate", evaluate)
+    message = fail("train.py", "method.passes=1")
+    assert re.search(r"memory.*; the memory is full: lower method\.chunk_size in training \(1 takes least", message)
+    assert "See the documentation" not in message
+
+
+def test_several_processes_do_not_find_a_batch_size(fail, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "method.batch_size=auto is for one process: give a number" in fail("train.py", "method.batch_size=auto")

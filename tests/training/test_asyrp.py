@@ -328,3 +328,13 @@ def test_an_update_in_chunks_is_that_of_the_whole_batch(tiny, tmp_path, trajecto
 def test_a_wrong_way_of_training_is_refused(tiny, options, message):
     with pytest.raises(ValueError, match=message):
         tiny.make_module(**options)
+
+
+def test_trying_an_update_changes_nothing(tiny, tmp_path):
+    module = tiny.make_module()
+    before, state = copy_weights(module), torch.get_rng_state()
+    module.try_update(3)
+    assert module.model.passes == {"encode": 3, "decode": 6}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_close(copy_weights(module), before, atol=0, rtol=0)
+    assert all(parameter.grad is None for parameter in module.direction.parameters())

@@ -19,6 +19,7 @@ from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.sanity import check_eps_error, check_norm_eps, compare_settings
+from asyrp_lit.stages.capacity import AUTO, MOST, find_sampling_size
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.frozen import share_frozen
 from asyrp_lit.stages.latents import build_sources
@@ -37,7 +38,8 @@ COUNTS = {
     "latents.num_workers": 0,
 }
 #: Those of methods that train.
-TRAINED_COUNTS = {"method.passes": 1, "method.batch_size": 1}
+TRAINED_COUNTS = {"method.passes": 1, "method.batch_size": 1, "method.chunk_size": 1}
+MAY_BE_NULL = ("method.chunk_size",)
 #: Kinds of method that ``discover.py`` finds without training.
 FOUND_KINDS = ("pca", "labels", "pullback")
 
@@ -50,8 +52,12 @@ def check_counts(cfg: DictConfig, counts: Mapping[str, int]) -> None:
     """
     for name, least in counts.items():
         value = OmegaConf.select(cfg, name)
+        if name in MOST and (value == AUTO or (name in MAY_BE_NULL and value is None)):
+            continue
         if type(value) is not int or value < least:
-            raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+            words = (["null"] if name in MAY_BE_NULL else []) + (["auto"] if name in MOST else [])
+            more = f", or {' or '.join(words)}" if words else ""
+            raise ValueError(f"{name} must be a whole number, {least} or more{more}, got {value!r}")
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -140,6 +146,7 @@ def build_model(cfg: DictConfig) -> HSpaceUNet:
     model: HSpaceUNet = share_frozen("unet", settings, lambda: instantiate(cfg.model.build)).to(pick_device(cfg))
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)
+    find_sampling_size(cfg, model)
     return model
 
 

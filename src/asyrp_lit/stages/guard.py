@@ -86,6 +86,16 @@ def quiet_libraries() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or a CPU had no room for a tensor; on a CPU that is a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def is_expected(error: BaseException | None) -> bool:
+    """Whether a message says all of an error: it comes from what a user gave, or from a machine that does not fit."""
+    return isinstance(error, USER_ERRORS) or (error is not None and is_out_of_memory(error))
+
+
 def describe_error(error: BaseException) -> str:
     """The message of an error; where a part could not be built for a reason of its own, that reason."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, USER_ERRORS):
@@ -97,8 +107,12 @@ def describe_error(error: BaseException) -> str:
         hint = (
             "; the disk is full: make room, or choose other folders with paths.outputs, paths.latents and paths.cache"
         )
-    if isinstance(error, torch.OutOfMemoryError):
-        hint = "; lower method.batch_size and inversion_batch_size"
+    if is_out_of_memory(error):
+        text = text.splitlines()[0]
+        hint = (
+            "; the memory is full: lower method.chunk_size in training (1 takes least, auto what fits; the result "
+            "is the same) and inversion_batch_size elsewhere, or take trainer.precision=bf16-mixed"
+        )
     return f"{text}{hint}"
 
 
@@ -125,7 +139,9 @@ def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")
         sys.exit(130)
-    except USER_ERRORS as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         log.error("%s%s", describe_error(error), note())
         sys.exit(1)
 
@@ -147,8 +163,9 @@ def report_errors(stage: Callable[[DictConfig], Result]) -> Callable[[DictConfig
                 return stage(cfg)
         except SystemExit as stop:
             error = stop.__context__
-            if HydraConfig.get().mode != RunMode.MULTIRUN or not isinstance(error, USER_ERRORS):
+            if HydraConfig.get().mode != RunMode.MULTIRUN or not is_expected(error):
                 raise
+            assert error is not None
             raise FailedJobError(describe_error(error)) from error
         except Exception:
             keep_traceback()

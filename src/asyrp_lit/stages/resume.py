@@ -61,3 +61,9 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
             f"{checkpoint} cannot be resumed with these settings, or is damaged: repeat the overrides in "
             f"{checkpoint.parent / '.hydra' / 'overrides.yaml'}"
         ) from error
+
+
+def read_batch_size(checkpoint: Path) -> int | None:
+    """Images per update of the run that left a checkpoint; ``None`` if it does not say."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return state.get("batch_size")  # type: ignore[no-any-return]

@@ -32,12 +32,13 @@ from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.calibrate import calibrate, count_set_aside
+from asyrp_lit.stages.capacity import AUTO, find_training_sizes
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
-from asyrp_lit.stages.resume import check_fits, find_checkpoint
+from asyrp_lit.stages.resume import check_fits, find_checkpoint, read_batch_size
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
@@ -99,7 +100,7 @@ def build_module(
         method.lr_decay,
         method.lr_final,
         method.stagger,
-        method.chunk_size,
+        None if method.chunk_size == AUTO else method.chunk_size,
         method.trajectory,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
@@ -175,8 +176,9 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     val_store = build_store(cfg, model, sources["val"])
     title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")
     trainer = build_trainer(cfg, run, title)
-    batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
+    find_training_sizes(cfg, module, num_trained, read_batch_size(checkpoint) if checkpoint else None)
+    batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     data = LatentsDataModule(train_store, val_store, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
     metrics: dict[str, float] = {}
     try:

@@ -242,19 +242,38 @@ class AsyrpModule(LightningModule):
 
     def _backward(self, batch: UpdateBatch, share: float) -> tuple[Images, Objective]:
         """Add a part's share of the gradient; its next states and its loss."""
-        with torch.no_grad():
-            bottleneck = self.model.encode(batch.x, batch.t)
-            eps = self.model.decode(bottleneck).float() if batch.eps is None else batch.eps
-        direction = MeasuredDirection(self.direction)
-        eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
-        pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
-        objective = self.compute_objective(pred_x0_edit, batch.pred_x0, batch.source, direction.size)
+        objective, eps, eps_edit = self._evaluate(batch)
         loss = objective.total.mean() * share
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
         self.manual_backward(loss)
         moved = step_asyrp(batch.x, eps, eps_edit.detach(), batch.alpha_bar_t, batch.alpha_bar_prev)
         return moved, Objective(*(values.detach() for values in objective))
+
+    def _evaluate(self, batch: UpdateBatch) -> tuple[Objective, Images, Images]:
+        """The loss with its graph, eps and eps_edit."""
+        with torch.no_grad():
+            bottleneck = self.model.encode(batch.x, batch.t)
+            eps = self.model.decode(bottleneck).float() if batch.eps is None else batch.eps
+        direction = MeasuredDirection(self.direction)
+        eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
+        pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
+        return self.compute_objective(pred_x0_edit, batch.pred_x0, batch.source, direction.size), eps, eps_edit
+
+    def try_update(self, num_images: int) -> None:
+        """The passes of an update on so many empty images, to see that they fit into memory; nothing is changed.
+
+        Raises:
+            torch.OutOfMemoryError: they do not.
+        """
+        model = self.model
+        channels = model.unet.config.in_channels
+        x = torch.zeros(num_images, channels, model.image_size, model.image_size, device=self.device)
+        t, t_prev = (torch.full((num_images,), value, device=self.device) for value in self.train_steps[0])
+        alphas = gather_alphas(self.alphas_cumprod, t, t_prev)
+        objective, *_ = self._evaluate(UpdateBatch(x, t, *alphas, x, self.clip.encode_images(x)))
+        objective.total.mean().backward()  # type: ignore[no-untyped-call]
+        self.direction.zero_grad()
 
     def _update(self, optimizer: LightningOptimizer) -> None:
         if self.grad_clip is not None:
@@ -296,7 +315,10 @@ class AsyrpModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the images on their way in all processes; their P_t are in the store."""
+        """Add the batch size, and the images on their way in all processes; their P_t are in the store."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, LatentsDataModule):
+            checkpoint["batch_size"] = data.batch_sizes["train"]
         if self._slots is None:
             return
         checkpoint["slots"] = {}

@@ -1,4 +1,4 @@
-"""What the paper's presets cost: FLOPs counted on the real-size networks, hours at given rates by arithmetic.
+"""What the paper's presets and large data sets cost: FLOPs counted on real-size networks, hours by arithmetic.
 
     python benchmarks/cost.py
 
@@ -7,7 +7,8 @@ estimates: FLOPs divided by a rate that a device has to reach.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from asyrp_lit.data.latent_manifest import StoreKey, count_item_bytes
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.interval import choose_interval
 from asyrp_lit.hspace.published import load_published_curves
 from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.stages.latents import SHARD_SIZE
 
 CONF = Path(__file__).parents[1] / "conf"
 #: Cosine of the two texts that t_edit is taken for; the paper's are 0.44 to 0.91.
@@ -32,6 +35,9 @@ COS_TEXT = 0.8
 #: FLOP/s that a device has to reach: float32 on one of a few years ago, and about a third of the bfloat16 peaks
 #: that NVIDIA gives for an A100 (312) and an H100 (989).
 RATES = {"10 TFLOP/s": 1e13, "100 TFLOP/s": 1e14, "300 TFLOP/s": 3e14}
+
+#: Preset -> images of its data set.
+DATA_SETS = {"paper_celeba": 30_000, "paper_bedroom": 3_000_000}
 
 
 def count(work: Callable[[], Any]) -> int:
@@ -84,8 +90,38 @@ def cost_preset(cfg: DictConfig, flops: dict[str, int]) -> tuple[int, int, int, 
     return interval.t_edit, edited, inverted + followed + judged + train * edited, total
 
 
+def plan_dataset(cfg: DictConfig, flops: dict[str, int], num_images: int, kept: bool) -> list[str]:
+    """A row for the inversion of a data set and one pass of training over it: FLOPs, hours, disk and shards."""
+    grid = make_time_grid(cfg.method.num_steps, cfg.method.t_0)
+    interval = choose_interval(load_published_curves(cfg.data.curves), COS_TEXT)
+    edited = tuple(t for t in reversed(grid) if in_editing_phase(t, interval))
+    one_pass = flops["encode"] + flops["decode"]
+    inversion = (len(grid) - 1 + len(edited) * kept) * one_pass
+    step = one_pass + flops["decode"] + flops["backward"] + flops["clip"] + flops["clip_backward"]
+    training = len(edited) * (step + (not kept) * one_pass)
+    size = cfg.model.image_size
+    key = StoreKey(
+        cfg.model.name, "", "", "", size, cfg.method.num_steps, cfg.method.t_0, "bf16", edited if kept else ()
+    )
+    rows = [cfg.data.curves, f"{num_images:,}", "yes" if kept else "no"]
+    for work in (inversion, training):
+        rows += [f"{num_images * work / rate / 3600:,.1f} h" for rate in list(RATES.values())[1:]]
+    return [
+        *rows,
+        f"{num_images * count_item_bytes(key.tensor_specs(0)) / 1e9:,.0f} GB",
+        f"{ceil(num_images / SHARD_SIZE):,}",
+    ]
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns under their headings."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         names = sorted(path.stem for path in (CONF / "experiment").glob("paper_*.yaml"))
         presets = {name: compose("train", [f"experiment={name}"]) for name in names}
@@ -102,9 +138,15 @@ def main() -> None:
             f"{name}: " + ", ".join(f"{part} {value / 1e9:.0f} GFLOP" for part, value in flops.items()) + "\n"
         )
     sys.stdout.write("CLIP: " + ", ".join(f"{part} {value / 1e9:.0f} GFLOP" for part, value in clip.items()) + "\n")
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    print_table(rows)
+    sys.stdout.write("\nWhole data sets: inversion, and one pass of training of one attribute\n")
+    fast = list(RATES)[1:]
+    heading = ["data", "images", "P_t kept", *(f"inversion {r}" for r in fast), *(f"training {r}" for r in fast)]
+    plans = [[*heading, "disk", "shards"]]
+    for name, num_images in DATA_SETS.items():
+        cfg = presets[name]
+        plans += [plan_dataset(cfg, networks[cfg.model.name] | clip, num_images, kept) for kept in (False, True)]
+    print_table(plans)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 from asyrp_lit.files import write_atomically
+from asyrp_lit.stages.device import find_rank
+from asyrp_lit.training.terminate import Terminated, sigterm_ends
 
 log = logging.getLogger(__name__)
 In = TypeVar("In")
@@ -103,8 +105,13 @@ def describe_error(error: BaseException) -> str:
 
 
 def keep_traceback() -> str:
-    """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more."""
+    """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more.
+
+    Nor where another process holds the folder, which has not failed.
+    """
     path = run_folder() / "error.log"
+    if isinstance(sys.exception(), BlockingIOError):
+        return ""
     try:
         path.write_text(traceback.format_exc())
     except OSError:
@@ -114,17 +121,21 @@ def keep_traceback() -> str:
 
 @contextmanager
 def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
-    """End what fails on what a user gave with one message and exit code 1, or 130 on Ctrl-C.
+    """End what fails on what a user gave with one message and exit code 1, 130 on Ctrl-C, or 143 on SIGTERM.
 
     Args:
         note: called in the handler of the error, for what follows the message; the default adds nothing.
     """
     try:
-        with quiet_libraries():
+        with quiet_libraries(), sigterm_ends():
             yield
     except KeyboardInterrupt as stop:
         log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")
         sys.exit(130)
+    except Terminated as stop:
+        if find_rank().number == 0:
+            log.error("ended by SIGTERM; what was finished is kept, %s", stop.note or "run again to go on")
+        raise
     except USER_ERRORS as error:
         log.error("%s%s", describe_error(error), note())
         sys.exit(1)

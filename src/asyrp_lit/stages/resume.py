@@ -4,8 +4,11 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -142,26 +145,35 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
     Raises:
         ValueError: it is not, or of another format version.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        version, weights = state.get("format_version", 1), state["state_dict"]
-    except (RuntimeError, KeyError, AttributeError, UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"{checkpoint} cannot be resumed, it is damaged or half-written: put a copy back, or delete it to start "
-            "the run anew"
-        ) from error
+    state = _load_whole(checkpoint)
+    version = state.get("format_version", 1)
     if version != CHECKPOINT_VERSION:
         raise ValueError(
             f"{checkpoint} has format version {version}, this asyrp_lit reads {CHECKPOINT_VERSION}: go on with the "
             "asyrp_lit that wrote it, or delete it to start the run anew"
         )
     try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
+        module.load_state_dict(state["state_dict"])
+    except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"{checkpoint} cannot be resumed with these settings: repeat the overrides in "
             f"{checkpoint.parent / '.hydra' / 'overrides.yaml'}"
         ) from error
+
+
+def _load_whole(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint; torch itself reads one with damaged tensors without a word."""
+    content = BytesIO(checkpoint.read_bytes())
+    try:
+        if ZipFile(content).testzip() is None:
+            return dict(torch.load(content, map_location="cpu", weights_only=True))
+        cause = None
+    except (RuntimeError, OSError, ValueError, TypeError, UnpicklingError, EOFError, BadZipFile) as error:
+        cause = error
+    raise ValueError(
+        f"{checkpoint} cannot be resumed, it is damaged or half-written: put a copy back, or delete it to start "
+        "the run anew"
+    ) from cause
 
 
 @contextmanager

@@ -163,10 +163,10 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
 
 def _load_whole(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint; torch itself reads one with damaged tensors without a word."""
-    content = BytesIO(checkpoint.read_bytes())
+    content = checkpoint.read_bytes()
     try:
-        if ZipFile(content).testzip() is None:
-            return dict(torch.load(content, map_location="cpu", weights_only=True))
+        if ZipFile(BytesIO(content)).testzip() is None:
+            return dict(torch.load(BytesIO(content), map_location="cpu", weights_only=True))
         cause = None
     except (RuntimeError, OSError, ValueError, TypeError, UnpicklingError, EOFError, BadZipFile) as error:
         cause = error

@@ -1,0 +1,187 @@
+"""What stops a run and what comes after: the same command again, a second process, SIGTERM, half-written files."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from asyrp_lit.stages import lock
+from asyrp_lit.stages.settings import list_differences
+from asyrp_lit.training.callbacks import KeepState
+
+ONCE = ("interval=all", "method.passes=1", "method.batch_size=1")
+HOLD = "import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Where all runs are, so that they share latents."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def train(scripts, outputs):
+    """Train in a folder, few steps on four portraits: ``train(RUN, *OVERRIDES)``."""
+    common = (*scripts.tiny(outputs), *scripts.portraits, *ONCE)
+    return lambda run, *overrides: scripts.run("train.py", *common, f"hydra.run.dir={run}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole(scripts, outputs):
+    """A run that nothing stopped."""
+    common = (*scripts.tiny(outputs), *scripts.portraits, *ONCE)
+    outcome = scripts.run("train.py", *common, f"hydra.run.dir={outputs / 'whole'}")
+    assert outcome.code == 0, outcome.text
+    return outputs / "whole"
+
+
+@pytest.fixture
+def stopped(train, tmp_path, monkeypatch):
+    """A run that SIGTERM ended after its first batch: folder and outcome; ``next`` to its parent's other runs."""
+    save = KeepState._save
+
+    def save_and_stop(self, trainer):
+        save(self, trainer)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeepState, "_save", save_and_stop)
+        return tmp_path / "stopped", train(tmp_path / "stopped")
+
+
+def read_results(run):
+    return [(run / name).read_bytes() for name in ("glasses.safetensors", "metrics.json")]
+
+
+def test_sigterm_ends_a_training_in_order(stopped):
+    run, outcome = stopped
+    assert outcome.code == 143, outcome.text
+    assert outcome.text.count("[ERROR]") == 1
+    assert f"ended by SIGTERM; what was finished is kept, the same command with resume={run} goes on" in outcome.text
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert not list(run.glob("*.safetensors")) + list(run.rglob("*.tmp")) + list(run.glob("error.log"))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("way", [[], ["resume=auto"]], ids=["same folder", "auto"])
+def test_the_same_command_goes_on_and_then_returns_at_once(stopped, whole, train, way):
+    run, _ = stopped
+    outcome = train(run.with_name("later") if way else run, *way)
+    assert outcome.code == 0, outcome.text
+    assert f"going on in {run} from last.ckpt" in outcome.text
+    assert read_results(run) == read_results(whole)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix not in (".yaml", ".log")}
+    assert "has finished before" in train(run).text
+    assert {path: path.stat().st_mtime_ns for path in before if path.is_file()}.items() <= before.items()
+
+
+def test_auto_starts_anew_where_no_run_of_these_settings_waits(stopped, train):
+    run, _ = stopped
+    outcome = train(run.with_name("other"), "resume=auto", "seed=1")
+    assert outcome.code == 0, outcome.text
+    assert (run.with_name("other") / "metrics.json").is_file()
+    assert not (run / "metrics.json").exists()
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused_and_stays(whole, train):
+    before, hydra = read_results(whole), (whole / ".hydra/overrides.yaml").read_text()
+    outcome = train(whole, "method.passes=2", "seed=1", "latents.num_workers=0")
+    assert outcome.code == 1
+    assert "other settings (method.passes: 1 there, 2 asked for; seed: 0 there, 1 asked for): choose" in outcome.text
+    assert read_results(whole) == before
+    assert OmegaConf.create((whole / ".hydra/overrides.yaml").read_text()) == OmegaConf.create(hydra)
+    assert OmegaConf.load(whole / ".hydra/config.yaml").seed == 0
+
+
+def test_a_second_process_is_refused_and_the_first_folder_stays(whole, train, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    command = [sys.executable, "-c", HOLD, str(whole / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"held\n"
+        outcome = train(whole)
+        first.kill()
+    assert outcome.code == 1
+    assert outcome.text.count("[ERROR]") == 1
+    assert f"another process is at work in {whole}" in outcome.text
+    assert not (whole / "error.log").exists()
+    assert train(whole).code == 0  # the lock ended with its process
+
+
+@pytest.mark.slow
+def test_the_same_sweep_skips_finished_jobs_and_does_the_rest(scripts, outputs, whole, tmp_path):
+    common = ("-m", *scripts.tiny(outputs), *scripts.portraits, *ONCE, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert scripts.run("train.py", *common, "seed=0,1").code == 0
+    first, second = tmp_path / "sweep/0", tmp_path / "sweep/1"
+    expected = read_results(second)
+    for path in (second / "metrics.json", second / "glasses.safetensors", second / "loss.png"):
+        path.unlink()
+    outcome = scripts.run("train.py", *common, "seed=0,1,2")
+    assert outcome.code == 0, outcome.text
+    assert outcome.text.count("has finished before") == outcome.text.count("from last.ckpt") == 1
+    assert (read_results(first), read_results(second)) == (read_results(whole), expected)
+    assert (second / "loss.png").is_file()
+    assert (tmp_path / "sweep/2/metrics.json").is_file()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:100], lambda content: b""])
+def test_a_damaged_result_of_a_finished_run_is_made_again(whole, train, damage):
+    expected, direction = read_results(whole), whole / "glasses.safetensors"
+    direction.write_bytes(damage(direction.read_bytes()))
+    outcome = train(whole)
+    assert outcome.code == 0, outcome.text
+    assert "glasses.safetensors is not a direction file of asyrp_lit" in outcome.text
+    assert read_results(whole) == expected
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -3000, -100, -1])
+def test_a_checkpoint_that_is_cut_off_is_refused(stopped, train, kept):
+    run, _ = stopped
+    checkpoint = run / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+    outcome = train(run)
+    assert outcome.code == 1
+    assert f"{checkpoint} cannot be resumed, it is damaged or half-written" in outcome.text
+    assert outcome.text.count("[ERROR]") == 1
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_found(stopped, train):
+    run, _ = stopped
+    content = bytearray((run / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / "last.ckpt").write_bytes(content)
+    assert "it is damaged" in train(run).text
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "settings.yaml"])
+def test_files_of_another_format_version_are_refused(stopped, train, file):
+    run, _ = stopped
+    if file == "last.ckpt":
+        state = torch.load(run / file, weights_only=True)
+        assert state["format_version"] == 1
+        torch.save(state | {"format_version": 2}, run / file)
+    else:
+        text = (run / file).read_text()
+        (run / file).write_text(text.replace("format_version: 1", "format_version: 2"))
+    outcome = train(run)
+    assert outcome.code == 1
+    assert f"{run / file} has format version 2, this asyrp_lit reads 1" in outcome.text
+
+
+def test_a_checkpoint_without_a_version_counts_as_the_first(stopped, train, whole):
+    run, _ = stopped
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    del state["format_version"]
+    torch.save(state, run / "last.ckpt")
+    assert train(run).code == 0
+    assert read_results(run) == read_results(whole)
+
+
+def test_differences_leave_out_what_changes_no_result():
+    there = OmegaConf.create({"seed": 0, "paths": {"outputs": "a"}, "method": {"lr": 0.1, "loss": {}}, "resume": None})
+    asked = OmegaConf.create({"seed": 0, "paths": {"outputs": "b"}, "method": {"lr": 0.2}, "resume": "auto"})
+    expected = ["method.loss: {} there, not set asked for", "method.lr: 0.1 there, 0.2 asked for"]
+    assert list_differences(there, asked) == expected
+    assert list_differences(there, there) == []

@@ -1,19 +1,22 @@
 """What stops a run and what comes after: the same command again, a second process, SIGTERM, half-written files."""
 
+import shutil
 import signal
 import subprocess
 import sys
+from io import BytesIO
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from asyrp_lit.stages import lock
+from asyrp_lit.stages.resume import load_whole
 from asyrp_lit.stages.settings import list_differences
 from asyrp_lit.training.callbacks import KeepState
 
 ONCE = ("interval=all", "method.passes=1", "method.batch_size=1")
-HOLD = "import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); input()"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("outputs")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train(scripts, outputs):
     """Train in a folder, few steps on four portraits: ``train(RUN, *OVERRIDES)``."""
     common = (*scripts.tiny(outputs), *scripts.portraits, *ONCE)
@@ -30,34 +33,39 @@ def train(scripts, outputs):
 
 
 @pytest.fixture(scope="module")
-def whole(scripts, outputs):
+def whole(train, outputs):
     """A run that nothing stopped."""
-    common = (*scripts.tiny(outputs), *scripts.portraits, *ONCE)
-    outcome = scripts.run("train.py", *common, f"hydra.run.dir={outputs / 'whole'}")
+    outcome = train(outputs / "whole")
     assert outcome.code == 0, outcome.text
     return outputs / "whole"
 
 
-@pytest.fixture
-def stopped(train, tmp_path, monkeypatch):
-    """A run that SIGTERM ended after its first batch: folder and outcome; ``next`` to its parent's other runs."""
+@pytest.fixture(scope="module")
+def ended(train, outputs):
+    """A run that SIGTERM ended after its first batch: its folder and outcome."""
     save = KeepState._save
 
     def save_and_stop(self, trainer):
         save(self, trainer)
         signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KeepState, "_save", save_and_stop)
-        return tmp_path / "stopped", train(tmp_path / "stopped")
+        return outputs / "ended", train(outputs / "ended")
+
+
+@pytest.fixture
+def stopped(ended, tmp_path):
+    """A copy of that run's folder, with room beside it."""
+    return shutil.copytree(ended[0], tmp_path / "stopped")
 
 
 def read_results(run):
     return [(run / name).read_bytes() for name in ("glasses.safetensors", "metrics.json")]
 
 
-def test_sigterm_ends_a_training_in_order(stopped):
-    run, outcome = stopped
+def test_sigterm_ends_a_training_in_order(ended):
+    run, outcome = ended
     assert outcome.code == 143, outcome.text
     assert outcome.text.count("[ERROR]") == 1
     assert f"ended by SIGTERM; what was finished is kept, the same command with resume={run} goes on" in outcome.text
@@ -68,7 +76,7 @@ def test_sigterm_ends_a_training_in_order(stopped):
 
 @pytest.mark.parametrize("way", [[], ["resume=auto"]], ids=["same folder", "auto"])
 def test_the_same_command_goes_on_and_then_returns_at_once(stopped, whole, train, way):
-    run, _ = stopped
+    run = stopped
     outcome = train(run.with_name("later") if way else run, *way)
     assert outcome.code == 0, outcome.text
     assert f"going on in {run} from last.ckpt" in outcome.text
@@ -79,7 +87,7 @@ def test_the_same_command_goes_on_and_then_returns_at_once(stopped, whole, train
 
 
 def test_auto_starts_anew_where_no_run_of_these_settings_waits(stopped, train):
-    run, _ = stopped
+    run = stopped
     outcome = train(run.with_name("other"), "resume=auto", "seed=1")
     assert outcome.code == 0, outcome.text
     assert (run.with_name("other") / "metrics.json").is_file()
@@ -98,9 +106,10 @@ def test_a_folder_with_a_run_of_other_settings_is_refused_and_stays(whole, train
 
 def test_a_second_process_is_refused_and_the_first_folder_stays(whole, train, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    (whole / "error.log").unlink(missing_ok=True)
     command = [sys.executable, "-c", HOLD, str(whole / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-        assert first.stdout.readline() == b"held\n"
+        assert first.stdout.readline() == b"1\n"
         outcome = train(whole)
         first.kill()
     assert outcome.code == 1
@@ -126,38 +135,48 @@ def test_the_same_sweep_skips_finished_jobs_and_does_the_rest(scripts, outputs, 
     assert (tmp_path / "sweep/2/metrics.json").is_file()
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:100], lambda content: b""])
-def test_a_damaged_result_of_a_finished_run_is_made_again(whole, train, damage):
+def test_a_damaged_result_of_a_finished_run_is_made_again(whole, train):
     expected, direction = read_results(whole), whole / "glasses.safetensors"
-    direction.write_bytes(damage(direction.read_bytes()))
+    direction.write_bytes(direction.read_bytes()[:-1])
     outcome = train(whole)
     assert outcome.code == 0, outcome.text
     assert "glasses.safetensors is not a direction file of asyrp_lit" in outcome.text
     assert read_results(whole) == expected
 
 
-@pytest.mark.parametrize("kept", [0, 1, 100, -3000, -100, -1])
-def test_a_checkpoint_that_is_cut_off_is_refused(stopped, train, kept):
-    run, _ = stopped
-    checkpoint = run / "last.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
-    outcome = train(run)
+def cut_off(content):
+    return content[:-1000]
+
+
+def flip(content):
+    weights = torch.load(BytesIO(content), weights_only=True)["state_dict"]["direction.conv1.weight"].numpy().tobytes()
+    place = content.index(weights)
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip, lambda content: b""], ids=["cut off", "a bit flipped", "empty"])
+def test_a_damaged_checkpoint_is_refused(stopped, train, damage):
+    checkpoint = stopped / "last.ckpt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    outcome = train(stopped)
     assert outcome.code == 1
     assert f"{checkpoint} cannot be resumed, it is damaged or half-written" in outcome.text
     assert outcome.text.count("[ERROR]") == 1
 
 
-def test_a_flipped_bit_of_a_checkpoint_is_found(stopped, train):
-    run, _ = stopped
-    content = bytearray((run / "last.ckpt").read_bytes())
-    content[len(content) // 2] ^= 1
-    (run / "last.ckpt").write_bytes(content)
-    assert "it is damaged" in train(run).text
+def test_a_checkpoint_is_refused_wherever_it_is_cut_off(stopped):
+    checkpoint = stopped / "last.ckpt"
+    content = checkpoint.read_bytes()
+    assert load_whole(checkpoint)["global_step"] == 4
+    for kept in (0, 1, 100, *range(1000, len(content), 1000), len(content) - 1):
+        checkpoint.write_bytes(content[:kept])
+        with pytest.raises(ValueError, match="is damaged or half-written"):
+            load_whole(checkpoint)
 
 
 @pytest.mark.parametrize("file", ["last.ckpt", "settings.yaml"])
 def test_files_of_another_format_version_are_refused(stopped, train, file):
-    run, _ = stopped
+    run = stopped
     if file == "last.ckpt":
         state = torch.load(run / file, weights_only=True)
         assert state["format_version"] == 1
@@ -171,7 +190,7 @@ def test_files_of_another_format_version_are_refused(stopped, train, file):
 
 
 def test_a_checkpoint_without_a_version_counts_as_the_first(stopped, train, whole):
-    run, _ = stopped
+    run = stopped
     state = torch.load(run / "last.ckpt", weights_only=True)
     del state["format_version"]
     torch.save(state, run / "last.ckpt")

@@ -145,7 +145,7 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
     Raises:
         ValueError: it is not, or of another format version.
     """
-    state = _load_whole(checkpoint)
+    state = load_whole(checkpoint)
     version = state.get("format_version", 1)
     if version != CHECKPOINT_VERSION:
         raise ValueError(
@@ -161,8 +161,12 @@ def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
         ) from error
 
 
-def _load_whole(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint; torch itself reads one with damaged tensors without a word."""
+def load_whole(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint; torch itself reads one with damaged tensors without a word.
+
+    Raises:
+        ValueError: it is cut off or damaged.
+    """
     content = checkpoint.read_bytes()
     try:
         if ZipFile(BytesIO(content)).testzip() is None:

@@ -4,7 +4,8 @@
 
 A tiny random network and four portraits. Each stage runs once to the end; then it is killed at a random moment of that
 time and started again, until it ends, in new folders until it was killed as often as asked. All shards, manifests,
-direction files and metrics are compared byte for byte; exits with 1 where one differs or is missing, or a start fails.
+direction files and metrics are compared byte for byte. Prints what was there at each kill ("4 files+12": and a
+training after 12 updates); exits with 1 where one differs or is missing, or a start fails.
 Every start is a fork of this process, which has imported what scripts import: only their own seconds count.
 """
 
@@ -99,6 +100,13 @@ def read_results(outputs: Path) -> dict[str, bytes]:
     return {str(path.relative_to(outputs)): path.read_bytes() for path in files}
 
 
+def describe_progress(outputs: Path) -> str:
+    """Files of results, and updates of the trainings, that are there."""
+    states = [torch.load(path, weights_only=True) for path in sorted(outputs.glob("run/**/last.ckpt"))]
+    updates = "".join(f"+{state['global_step']}" for state in states)
+    return f"{len(read_results(outputs))} files{updates}"
+
+
 def run_to_the_end(stage: str, overrides: list[str], outputs: Path) -> float:
     """The seconds that a stage takes when nothing stops it."""
     begin = time.perf_counter()
@@ -119,7 +127,7 @@ def kill_often(stage: str, overrides: list[str], folder: Path, wanted: int, mome
             os.kill(pid, signal.SIGKILL)
             wait(pid)
             kills += 1
-            after.append(len(read_results(outputs)))
+            after.append(describe_progress(outputs))
             if kills == wanted:
                 code = wait(start(stage, overrides, outputs))
                 break
@@ -130,7 +138,7 @@ def kill_often(stage: str, overrides: list[str], folder: Path, wanted: int, mome
         found = read_results(outputs)
         different += [f"{outputs / name}" for name in whole.keys() | found.keys() if whole.get(name) != found.get(name)]
         ended += 1
-        print(f"{stage} {ended}: killed {len(after)} times, with {after} of {len(whole)} files there", flush=True)
+        print(f"{stage} {ended}: killed {len(after)} times, at {', '.join(after) or '-'}", flush=True)
     return Outcome(seconds, kills, ended, ended * len(whole), different)
 
 

@@ -174,7 +174,7 @@ class AsyrpModule(LightningModule):
             slots = slots.refill(fresh, stages == 0)
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
             parts.append(torch.stack([part.detach().mean() for part in objective]))
-        self._slots = slots if offsets.any() else None
+        self._slots = slots if self.stagger else None  # in all processes: they are gathered for the checkpoint
         names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
         means = dict(zip(names, torch.stack(parts).mean(dim=0), strict=True))
         self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))

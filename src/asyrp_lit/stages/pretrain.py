@@ -50,7 +50,6 @@ def pretrain(cfg: DictConfig) -> None:
 
 
 @report_errors
-@alone_in_folder
 def export(cfg: DictConfig) -> None:
     """The weights of the last checkpoint in float16 with a model card, judged on test portraits."""
     checkpoint = run_folder() / "last.ckpt"

@@ -67,7 +67,11 @@ def _find_unfinished(cfg: DictConfig) -> Path | None:
         return own
     states = sorted(own.parent.glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     for run in (path.parent for path in states if not path.with_name("metrics.json").is_file()):
-        kept = read_settings(run) or read_hydra(run)
+        try:
+            kept = read_settings(run) or read_hydra(run)
+        except ValueError as error:
+            log.warning("passed over: %s", error)
+            continue
         if kept is not None and not list_differences(kept[0], cfg):
             return run
     return None

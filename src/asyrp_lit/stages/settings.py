@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 SETTINGS_FILE = "settings.yaml"
 #: Settings that change nothing in what a run finds.
 FREE = (
-    *("resume", "objective", "paths", "logger"),
+    *("resume", "paths", "logger"),
     *("latents.num_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
 )
 #: Differences that a message names.

@@ -8,6 +8,7 @@ from io import BytesIO
 
 import pytest
 import torch
+import wandb
 from omegaconf import OmegaConf
 
 from asyrp_lit.stages import lock
@@ -42,7 +43,7 @@ def whole(train, outputs):
 
 @pytest.fixture(scope="module")
 def ended(train, outputs):
-    """A run that SIGTERM ended after its first batch: its folder and outcome."""
+    """A run that SIGTERM ended after its first batch, watched by Weights & Biases: its folder and outcome."""
     save = KeepState._save
 
     def save_and_stop(self, trainer):
@@ -51,7 +52,8 @@ def ended(train, outputs):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KeepState, "_save", save_and_stop)
-        return outputs / "ended", train(outputs / "ended")
+        patch.setenv("WANDB_SILENT", "true")
+        return outputs / "ended", train(outputs / "ended", "logger=wandb", "logger.wandb.offline=true")
 
 
 @pytest.fixture
@@ -71,6 +73,8 @@ def test_sigterm_ends_a_training_in_order(ended):
     assert f"ended by SIGTERM; what was finished is kept, the same command with resume={run} goes on" in outcome.text
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 4
     assert not list(run.glob("*.safetensors")) + list(run.rglob("*.tmp")) + list(run.glob("error.log"))
+    assert wandb.run is None
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

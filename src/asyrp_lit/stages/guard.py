@@ -158,7 +158,8 @@ def report_errors(stage: Callable[[DictConfig], Result]) -> Callable[[DictConfig
                 return stage(cfg)
         except SystemExit as stop:
             error = stop.__context__
-            if HydraConfig.get().mode != RunMode.MULTIRUN or not isinstance(error, USER_ERRORS):
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            if not in_sweep or isinstance(stop, Terminated) or not isinstance(error, USER_ERRORS):
                 raise
             raise FailedJobError(describe_error(error)) from error
         except Exception:

@@ -205,15 +205,17 @@ LONG = ("interval=all", "method.passes=4", "method.batch_size=1")
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_direction(trained, scripts, tiny, start):
+@pytest.mark.parametrize("way", ["same-command", "resume"])
+def test_a_killed_run_goes_on_to_the_same_direction(trained, scripts, tiny, start, way):
     outputs = trained[0]
-    killed, whole = outputs / "killed", outputs / "whole"
+    killed, whole = outputs / f"killed-{way}", outputs / "whole"
     process = start(killed)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "glasses.safetensors").exists()
     options = (*tiny(outputs), *LONG)
-    succeed(scripts.run("train.py", *options, f"resume={killed}", f"hydra.run.dir={outputs / 'resumed'}"))
+    again = [f"resume={killed}", f"hydra.run.dir={outputs / 'resumed'}"]
+    succeed(scripts.run("train.py", *options, *(again if way == "resume" else [f"hydra.run.dir={killed}"])))
     succeed(scripts.run("train.py", *options, f"hydra.run.dir={whole}"))
     found, expected = (load_file(run / "glasses.safetensors") for run in (killed, whole))
     assert found.keys() == expected.keys()

@@ -1,6 +1,7 @@
 """``sweep_report.py`` on folders as sweeps leave them."""
 
 import json
+import os
 from unittest import mock
 
 import pytest
@@ -56,6 +57,14 @@ def test_runs_are_read_with_their_states_in_the_order_of_their_numbers(sweep):
     assert rows[1].settings == {"method.optimizer.lr": "1e-4", "x": "[a=b]"}
     assert rows[3].error.endswith("too <high>")
     assert rows[0].minutes == pytest.approx(0, abs=1)
+
+
+def test_a_run_that_was_started_twice_counts_from_its_first_start(write_run, tmp_path):
+    run = write_run("0", ["resume=auto"], {"success": 1.0})
+    (run / "settings.yaml").touch()
+    os.utime(run / "settings.yaml", (0, (run / "metrics.json").stat().st_mtime - 120))
+    row = read_runs(tmp_path / "sweep", BOTH)[0]
+    assert row.minutes == pytest.approx(2, abs=0.1)
 
 
 def test_a_minus_before_a_metric_wants_it_low(sweep):

@@ -1,12 +1,12 @@
 import errno
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from asyrp_lit import files
 from asyrp_lit.hspace.direction import (
@@ -100,6 +100,14 @@ def test_another_format_version_is_refused(tmp_path):
     write_direction(tmp_path / "a.safetensors", format_version=2)
     with pytest.raises(ValueError, match="has direction format 2, this asyrp_lit reads 1"):
         read_direction_info(tmp_path / "a.safetensors")
+
+
+def test_a_file_that_names_no_version_is_of_the_first(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_direction(path)
+    metadata = {key: value for key, value in asdict(make_info()).items() if key != "format_version"}
+    save_file(load_file(path), path, metadata={"asyrp_lit": json.dumps(metadata)})
+    assert load_direction(path, "ab12cd34", "tiny")[1].format_version == 1
 
 
 @pytest.mark.parametrize("metadata", [None, {"asyrp_lit": "{"}, {"format": "pt"}])

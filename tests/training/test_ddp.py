@@ -33,3 +33,11 @@ def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny,
     assert judged[1] == pytest.approx(judged[0], abs=1e-5)
     assert judged[0]["val/edit_lpips"] > 1e-3
     assert {file.name for file in (tmp_path / "2").iterdir()} == {"metrics.json", "last.ckpt", "grid.png"}
+
+
+@pytest.mark.slow
+def test_two_processes_with_one_image_each_keep_their_states(tmp_path):
+    """The first process has no offset, and yet its images are gathered with the others'."""
+    train_in_processes(tmp_path, 2, 1)
+    slots = torch.load(tmp_path / "2/last.ckpt", weights_only=True)["slots"]
+    assert slots["x"].shape[:2] == (2, 1)

@@ -139,6 +139,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     if (
         version is None
         or set(manifest) != _FIELDS
+        or not isinstance(manifest["key"], dict)
         or set(manifest["key"]) != {field.name for field in fields(StoreKey)}
     ):
         _log.warning("%s is half-written", path)

@@ -155,7 +155,7 @@ def read_direction_info(path: Path) -> DirectionInfo:
             metadata = dict(json.loads((file.metadata() or {})[_METADATA_KEY]))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a direction file of asyrp_lit (safetensors with its metadata)") from error
-    version = metadata.get("format_version")
+    version = metadata.get("format_version", 1)
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has direction format {version}, this asyrp_lit reads {FORMAT_VERSION}; train it again"

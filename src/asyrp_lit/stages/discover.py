@@ -18,6 +18,7 @@ from asyrp_lit.stages.discover_sheet import show_found
 from asyrp_lit.stages.guard import report_errors, run_folder
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import write_image_lists
+from asyrp_lit.stages.lock import alone_in_folder
 from asyrp_lit.stages.train import run_training
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ ANY = Attribute("any", "", "")
 
 
 @report_errors
+@alone_in_folder
 def discover(cfg: DictConfig) -> None:
     """Directions as files, ``sheet.png`` with what they do, ``discover.json`` with what the oracle makes of it."""
     check_discovery(cfg)
@@ -45,9 +47,9 @@ def discover(cfg: DictConfig) -> None:
     if cfg.method.kind in TRAINED_KINDS:
         if not named:
             raise ValueError("a free delta_h is trained towards texts: add attr=beard, or any other of conf/attr")
-        run_training(cfg)
+        run = run_training(cfg).run
         setup = limit_val(cfg, build_setup(cfg))
-        found = [load_trained(cfg, setup)]
+        found = [load_trained(cfg, setup, run)]
     else:
         setup = limit_val(cfg, build_setup(cfg, None if named else ANY))
         write_image_lists(setup.sources, run_folder())
@@ -109,8 +111,7 @@ def put_first(source: LatentSource, key: str) -> LatentSource:
     return ImageSubset(source, order)  # type: ignore[arg-type]
 
 
-def load_trained(cfg: DictConfig, setup: Setup) -> Found:
-    """The direction that the training of this run has left."""
-    folder = Path(cfg.resume) if cfg.resume else run_folder()
-    direction, info = read_direction(folder / f"{setup.attribute.name}.safetensors")
+def load_trained(cfg: DictConfig, setup: Setup, run: Path) -> Found:
+    """The direction that a training has left in its folder."""
+    direction, info = read_direction(run / f"{setup.attribute.name}.safetensors")
     return Found(direction.to(pick_device(cfg)), info, describe(setup.attribute))

@@ -21,6 +21,7 @@ from asyrp_lit.stages.edit_images import EditBatch, load_mask, open_latents, spl
 from asyrp_lit.stages.edit_judge import EditJudge, build_edit_judge
 from asyrp_lit.stages.edit_results import Results
 from asyrp_lit.stages.guard import report_errors, run_folder
+from asyrp_lit.stages.lock import alone_in_folder
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def check_edit_settings(cfg: DictConfig) -> None:
 
 
 @report_errors
+@alone_in_folder
 def edit(cfg: DictConfig) -> None:
     """Edit images with one direction or several."""
     check_edit_settings(cfg)

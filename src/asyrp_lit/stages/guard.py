@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 from asyrp_lit.files import write_atomically
+from asyrp_lit.stages.device import find_rank
+from asyrp_lit.training.terminate import Terminated, sigterm_ends
 
 log = logging.getLogger(__name__)
 In = TypeVar("In")
@@ -117,8 +119,13 @@ def describe_error(error: BaseException) -> str:
 
 
 def keep_traceback() -> str:
-    """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more."""
+    """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more.
+
+    Nor where another process holds the folder, which has not failed.
+    """
     path = run_folder() / "error.log"
+    if isinstance(sys.exception(), BlockingIOError):
+        return ""
     try:
         path.write_text(traceback.format_exc())
     except OSError:
@@ -128,17 +135,21 @@ def keep_traceback() -> str:
 
 @contextmanager
 def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
-    """End what fails on what a user gave with one message and exit code 1, or 130 on Ctrl-C.
+    """End what fails on what a user gave with one message and exit code 1, 130 on Ctrl-C, or 143 on SIGTERM.
 
     Args:
         note: called in the handler of the error, for what follows the message; the default adds nothing.
     """
     try:
-        with quiet_libraries():
+        with quiet_libraries(), sigterm_ends():
             yield
     except KeyboardInterrupt as stop:
         log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")
         sys.exit(130)
+    except Terminated as stop:
+        if find_rank().number == 0:
+            log.error("ended by SIGTERM; what was finished is kept, %s", stop.note or "run again to go on")
+        raise
     except Exception as error:
         if not is_expected(error):
             raise
@@ -163,7 +174,8 @@ def report_errors(stage: Callable[[DictConfig], Result]) -> Callable[[DictConfig
                 return stage(cfg)
         except SystemExit as stop:
             error = stop.__context__
-            if HydraConfig.get().mode != RunMode.MULTIRUN or not is_expected(error):
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            if not in_sweep or isinstance(stop, Terminated) or not is_expected(error):
                 raise
             assert error is not None
             raise FailedJobError(describe_error(error)) from error

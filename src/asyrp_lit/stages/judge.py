@@ -33,6 +33,7 @@ from asyrp_lit.stages.build import build_attribute, build_clip, build_setup
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 from asyrp_lit.stages.latents import build_store, write_image_lists
+from asyrp_lit.stages.lock import alone_in_folder
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def describe(attribute: Attribute) -> str:
 
 
 @report_errors
+@alone_in_folder
 def evaluate(cfg: DictConfig) -> None:
     """Metrics of a direction file at several strengths, how monotone they are in it, and a grid."""
     if cfg.direction is None:
@@ -103,6 +105,7 @@ def judge_monotony(
 
 
 @report_errors
+@alone_in_folder
 def check_texts(cfg: DictConfig) -> None:
     """The cosine of the texts and, on true pairs, the ceiling of the directional cosine."""
     attribute = build_attribute(cfg)

@@ -18,6 +18,7 @@ from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.plots.grid import draw_contact_sheet
 from asyrp_lit.plots.save import save_figure
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
+from asyrp_lit.stages.lock import alone_in_folder
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
 from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer
 from asyrp_lit.training.pretrain_readers import CLIPPretrainer
@@ -31,6 +32,7 @@ DATA_LICENCE = (
 
 
 @report_errors
+@alone_in_folder
 def pretrain(cfg: DictConfig) -> None:
     """Train a network of the embedded avatar domain; a rerun resumes."""
     seed_everything(cfg.seed)

@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from asyrp_lit.metrics.pareto import find_front
 from asyrp_lit.plots.report import FAILED, FINISHED, UNFINISHED, RunRow
+from asyrp_lit.stages.settings import SETTINGS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def read_runs(folder: Path, objective: list[str]) -> list[RunRow]:
     rows, others = [], 0
     for path in natsorted(folder.rglob(".hydra"), key=str):
         job, overrides, resumed = _read_hydra(path)
-        if job == _JOB and not resumed:
+        if job == _JOB and (not resumed or (path.parent / SETTINGS_FILE).is_file()):
             rows.append(_read_run(path.parent, folder, overrides))
         others += job != _JOB
     if not rows:
@@ -96,8 +97,10 @@ def _read_metrics(path: Path) -> tuple[dict[str, float], str]:
 
 
 def _measure_minutes(run: Path) -> float:
-    """From the first file that Hydra wrote to the last of the run; of a resumed run with the pause."""
-    return (run.joinpath("metrics.json").stat().st_mtime - run.joinpath(".hydra/config.yaml").stat().st_mtime) / 60
+    """From the first file of a run to the last; of a resumed run with the pause."""
+    kept, hydra = run / SETTINGS_FILE, run / ".hydra/config.yaml"  # Hydra writes its own at every start
+    started = (kept if kept.is_file() else hydra).stat().st_mtime
+    return (run.joinpath("metrics.json").stat().st_mtime - started) / 60
 
 
 def _locate(metrics: dict[str, float], objective: list[str]) -> list[float] | None:

@@ -1,15 +1,40 @@
 """Going on with a training that was stopped."""
 
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from asyrp_lit.hspace.direction import read_direction
+from asyrp_lit.stages.device import find_rank
+from asyrp_lit.stages.guard import run_folder
+from asyrp_lit.stages.settings import (
+    keep_settings,
+    list_differences,
+    name_differences,
+    read_hydra,
+    read_settings,
+    restore_hydra,
+)
 from asyrp_lit.training.asyrp import AsyrpModule
+from asyrp_lit.training.callbacks import CHECKPOINT_VERSION
+from asyrp_lit.training.terminate import Terminated
 
-#: What a resumed training may not change of its method and latents; passes, workers, the optimiser's settings are free.
-FIXED_METHOD = (
+log = logging.getLogger(__name__)
+
+#: What a training resumed by resume=FOLDER may not change; passes, workers, the optimiser's settings are free.
+FIXED = (
+    *("attr", "model", "interval", "clip", "data"),
     *(
         "method.kind",
         "method.num_steps",
@@ -23,47 +48,168 @@ FIXED_METHOD = (
     *("latents.kind", "latents.train", "latents.val", "latents.seed"),
     "seed",
 )
+#: Value of ``resume`` that looks for a run.
+AUTO = "auto"
 
 
-def find_checkpoint(cfg: DictConfig) -> Path | None:
-    """The checkpoint of the run folder to resume, ``None`` for a new run.
+def choose_run(cfg: DictConfig) -> Path:
+    """The folder of the run: that of ``resume``, or this start's own.
 
     Raises:
-        FileNotFoundError: the folder has none.
-        ValueError: the folder's run is about something else.
+        FileNotFoundError: ``resume`` names a folder with nothing to resume.
     """
     if cfg.resume is None:
-        return None
+        return run_folder()
+    if cfg.resume == AUTO:
+        return _find_unfinished(cfg) or run_folder()
     path = Path(cfg.resume) / "last.ckpt"
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; resume=FOLDER names a run folder")
-    folder = path.with_name(".hydra")
-    for group in ("attr", "model", "interval", "clip", "data", *FIXED_METHOD) if folder.is_dir() else ():
-        if OmegaConf.select(OmegaConf.load(folder / "config.yaml"), group) != OmegaConf.select(cfg, group):
-            overrides = " ".join(str(override) for override in OmegaConf.load(folder / "overrides.yaml"))
+    return Path(cfg.resume)
+
+
+def _find_unfinished(cfg: DictConfig) -> Path | None:
+    """The newest unfinished run of the same settings beside this start's own folder, or in it."""
+    own = run_folder()
+    if (own / "last.ckpt").is_file():
+        return own
+    states = sorted(own.parent.glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for run in (path.parent for path in states if not path.with_name("metrics.json").is_file()):
+        try:
+            kept = read_settings(run) or read_hydra(run)
+        except ValueError as error:
+            log.warning("passed over: %s", error)
+            continue
+        if kept is not None and not list_differences(kept[0], cfg):
+            return run
+    return None
+
+
+def read_finished(cfg: DictConfig, run: Path) -> dict[str, float] | None:
+    """The metrics of a run of these settings that has ended; ``None`` where there is something left to do."""
+    kept, path = read_settings(run), run / "metrics.json"
+    if kept is None or list_differences(kept[0], cfg) or not path.is_file():
+        return None
+    try:
+        metrics: dict[str, float] = json.loads(path.read_text())
+        info = read_direction(run / f"{cfg.attr.name}.safetensors")[1]
+    except (ValueError, FileNotFoundError) as error:
+        log.warning("%s; it is made again", error)
+        return None
+    if info.metrics != metrics:
+        log.warning("%s is not of the direction file beside it; both are made again", path)
+        return None
+    log.info("%s has finished before; to train again choose another folder with hydra.run.dir=FOLDER", run)
+    return metrics
+
+
+def begin(cfg: DictConfig, run: Path) -> Path | None:
+    """The checkpoint from which a run goes on, ``None`` for a new run; its settings are in the folder from now on.
+
+    Raises:
+        ValueError: the folder holds a run of other settings.
+    """
+    checkpoint = run / "last.ckpt"
+    there = checkpoint.is_file()
+    if there or (run / "metrics.json").is_file():
+        if cfg.resume in (None, AUTO):
+            _check_same(cfg, run)
+        else:
+            _check_fixed(cfg, run)
+    kept = read_settings(run)
+    if find_rank().number == 0 and (kept is None or list_differences(kept[0], cfg)):
+        (run / "metrics.json").unlink(missing_ok=True)  # or it would count as finished with the settings that follow
+        keep_settings(cfg, run)
+    if there:
+        log.info("going on in %s from last.ckpt", run)
+    return checkpoint if there else None
+
+
+def _check_same(cfg: DictConfig, run: Path) -> None:
+    """See that the same command was given before."""
+    kept = read_settings(run)
+    if kept is None and run != run_folder():
+        return  # found by what Hydra wrote there
+    differences = ["it kept no settings.yaml"] if kept is None else list_differences(kept[0], cfg)
+    if differences:
+        restore_hydra(run)
+        raise ValueError(
+            f"{run} holds a run of other settings ({name_differences(differences)}): choose another folder with "
+            f"hydra.run.dir=FOLDER, or take its settings; resume={run} goes on with other passes, rates or trainers"
+        )
+
+
+def _check_fixed(cfg: DictConfig, run: Path) -> None:
+    """See that what a resumed run may not change is as it was."""
+    kept = read_settings(run) or read_hydra(run)
+    for group in FIXED if kept is not None else ():
+        assert kept is not None
+        if OmegaConf.select(kept[0], group) != OmegaConf.select(cfg, group):
+            overrides = " ".join(kept[1])
             raise ValueError(
                 f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"
             )
-    return path
 
 
 def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
     """See that a checkpoint is whole and of this direction.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not, or of another format version.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        module.load_state_dict(state["state_dict"])
-    except (RuntimeError, KeyError, UnpicklingError, EOFError) as error:
+    state = load_whole(checkpoint)
+    version = state.get("format_version", 1)
+    if version != CHECKPOINT_VERSION:
         raise ValueError(
-            f"{checkpoint} cannot be resumed with these settings, or is damaged: repeat the overrides in "
+            f"{checkpoint} has format version {version}, this asyrp_lit reads {CHECKPOINT_VERSION}: go on with the "
+            "asyrp_lit that wrote it, or delete it to start the run anew"
+        )
+    try:
+        module.load_state_dict(state["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{checkpoint} cannot be resumed with these settings: repeat the overrides in "
             f"{checkpoint.parent / '.hydra' / 'overrides.yaml'}"
         ) from error
 
 
+def load_whole(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint; torch itself reads one with damaged tensors without a word.
+
+    Raises:
+        ValueError: it is cut off or damaged.
+    """
+    content = checkpoint.read_bytes()
+    try:
+        if ZipFile(BytesIO(content)).testzip() is None:
+            return dict(torch.load(BytesIO(content), map_location="cpu", weights_only=True))
+        cause = None
+    except (RuntimeError, OSError, ValueError, TypeError, UnpicklingError, EOFError, BadZipFile) as error:
+        cause = error
+    raise ValueError(
+        f"{checkpoint} cannot be resumed, it is damaged or half-written: put a copy back, or delete it to start "
+        "the run anew"
+    ) from cause
+
+
+@contextmanager
+def say_how_to_go_on(run: Path) -> Iterator[None]:
+    """Give Ctrl-C and SIGTERM the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_describe_way(run)) from stop
+    except Terminated as stop:
+        raise Terminated(_describe_way(run)) from stop
+
+
+def _describe_way(run: Path) -> str:
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        return f"the same command with hydra.sweep.dir={hydra.sweep.dir} goes on"
+    return f"the same command with resume={run} goes on" if (run / "last.ckpt").is_file() else ""
+
+
 def read_batch_size(checkpoint: Path) -> int | None:
     """Images per update of the run that left a checkpoint; ``None`` if it does not say."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return state.get("batch_size")  # type: ignore[no-any-return]
+    return load_whole(checkpoint).get("batch_size")

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import wandb
@@ -38,10 +38,12 @@ from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
-from asyrp_lit.stages.resume import check_fits, find_checkpoint, read_batch_size
+from asyrp_lit.stages.lock import alone_in_folder, hold_folder
+from asyrp_lit.stages.resume import begin, check_fits, choose_run, read_batch_size, read_finished, say_how_to_go_on
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
+from asyrp_lit.training.terminate import EndOnSigterm, Terminated
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +125,11 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
         PreviewGrid(run, cfg.callbacks.preview_images, strengths, title),
         LossCurve(run),
         KeepState(run / "last.ckpt"),
+        EndOnSigterm(),
     ]
     return instantiate(  # type: ignore[no-any-return]
         cfg.trainer,
+        default_root_dir=run,  # where Lightning keeps what it queues a job of SLURM anew with
         logger=loggers,
         callbacks=callbacks,
         max_epochs=cfg.method.passes,
@@ -138,6 +142,7 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
 
 
 @report_errors
+@alone_in_folder
 def train(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Latents, interval, f_t, metrics and pictures for one attribute.
 
@@ -150,15 +155,32 @@ def train(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """
     if cfg.method.kind in FOUND_KINDS:
         raise ValueError(f"method={cfg.method.kind} finds directions without training: python discover.py does that")
-    metrics = run_training(cfg)
+    metrics = run_training(cfg).metrics
     values = tuple(metrics[name] for name in cfg.objective or ())
     return values[0] if len(values) == 1 else values or None
 
 
-def run_training(cfg: DictConfig) -> dict[str, float]:
-    """What ``train`` does, for stages that train on their way; the content of metrics.json."""
-    run = Path(cfg.resume) if cfg.resume else run_folder()
-    checkpoint = find_checkpoint(cfg)
+class Trained(NamedTuple):
+    """A finished run: its folder, and the content of metrics.json."""
+
+    run: Path
+    metrics: dict[str, float]
+
+
+def run_training(cfg: DictConfig) -> Trained:
+    """What ``train`` does, for stages that train on their way. A run that was stopped goes on, a finished one is read.
+
+    Raises:
+        BlockingIOError: another process is at work in its folder.
+    """
+    run = choose_run(cfg)
+    with hold_folder(run), say_how_to_go_on(run):
+        metrics = read_finished(cfg, run)
+        return Trained(run, train_in(run, begin(cfg, run), cfg) if metrics is None else metrics)
+
+
+def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, float]:
+    """Train in a run folder, from a checkpoint on or anew; the content of metrics.json."""
     attribute, grid, model, sources = build_setup(cfg)
     write_image_lists(sources, run)
     if cfg.model.domain == AVATARS and attribute.labels is None:
@@ -182,7 +204,7 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     data = LatentsDataModule(train_store, val_store, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
     metrics: dict[str, float] = {}
     try:
-        fit(trainer, module, data, checkpoint, run)
+        fit(trainer, module, data, checkpoint)
         calibrate(cfg, module, train_store, num_trained)
         trainer.validate(module, data, verbose=False)
         metrics = read_metrics(trainer)
@@ -194,13 +216,14 @@ def run_training(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def fit(trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoint: Path | None, run: Path) -> None:
-    """Train to the end; Ctrl-C is raised as such and says how to go on."""
+def fit(trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoint: Path | None) -> None:
+    """Train to the end; Ctrl-C is raised as such."""
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except Terminated:
+        raise
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        kept = (run / "last.ckpt").is_file()
-        raise KeyboardInterrupt(f"the same command with resume={run} goes on" if kept else "") from stop
+        raise KeyboardInterrupt from stop
 
 
 def read_metrics(trainer: Trainer) -> dict[str, float]:

@@ -207,7 +207,7 @@ class AsyrpModule(LightningModule):
             slots = slots.refill(fresh, stages == 0)
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
             yield objective
-        self._slots = slots if offsets.any() else None
+        self._slots = slots if self.stagger else None  # in all processes: they are gathered for the checkpoint
 
     def _choose_offsets(self, batch_size: int) -> Tensor:
         if not self.stagger:

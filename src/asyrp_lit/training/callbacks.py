@@ -16,6 +16,9 @@ from asyrp_lit.plots.save import save_figure
 from asyrp_lit.shapes import Images
 from asyrp_lit.training.asyrp import AsyrpModule
 
+#: Of last.ckpt; one that names none is of version 1.
+CHECKPOINT_VERSION = 1
+
 
 class PreviewGrid(Callback):
     """After every validation: source, reconstruction and edits of the first val images, as PNG and to W&B.
@@ -103,12 +106,20 @@ class KeepState(Callback):
         """Save the epoch."""
         self._save(trainer)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say of which format version it is."""
+        checkpoint["format_version"] = CHECKPOINT_VERSION
+
     def _save(self, trainer: Trainer) -> None:
         """Write beside the last state, then take its place."""
         temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.path)
+        try:
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                temporary.replace(self.path)
+        finally:
+            if trainer.is_global_zero:
+                temporary.unlink(missing_ok=True)
 
 
 class LossCurve(Callback):
@@ -136,6 +147,11 @@ class LossCurve(Callback):
         """Draw what was seen."""
         if trainer.is_global_zero and self.steps:
             save_figure(draw_loss_curve(self.steps, self.series), self.folder / "loss.png")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw it now where the run was killed between its last batch and the end of training."""
+        if not (self.folder / "loss.png").is_file():
+            self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Survives a resume."""

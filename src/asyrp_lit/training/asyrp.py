@@ -174,6 +174,7 @@ class AsyrpModule(LightningModule):
             slots = slots.refill(fresh, stages == 0)
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
             parts.append(torch.stack([part.detach().mean() for part in objective]))
+        self._check_finite(torch.stack(parts)[:, 0])
         self._slots = slots if offsets.any() else None
         names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
         means = dict(zip(names, torch.stack(parts).mean(dim=0), strict=True))
@@ -208,8 +209,6 @@ class AsyrpModule(LightningModule):
         return step_asyrp(x, eps, eps_edit.detach(), *alphas), objective
 
     def _update(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
@@ -217,6 +216,13 @@ class AsyrpModule(LightningModule):
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
         optimizer.step()
+
+    def _check_finite(self, losses: Tensor) -> None:
+        """See that a batch's updates went well, at its end: each look makes a GPU wait, and no save comes before."""
+        if not losses.isfinite().all():
+            first = int(losses.isfinite().logical_not().nonzero()[0])
+            done = self.global_step - len(losses) + first
+            raise FloatingPointError(f"the loss became {losses[first].item()} after {done} updates; {ADVICE}")
         if not torch.stack([parameter.isfinite().all() for parameter in self.direction.parameters()]).all():
             raise FloatingPointError(f"an update made the direction NaN or infinite; {ADVICE}")
 

@@ -72,8 +72,8 @@ def check_compiler(device: torch.device, mode: bool | str) -> None:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except (RuntimeError, OSError, ImportError) as error:
         needed = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler such as g++"
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(str(error).split("Set TORCHDYNAMO")[0].split())[:200]
         raise ValueError(
             f"compile={str(mode).lower()} needs {needed}, and on this machine it does not work "
-            f"({' '.join(lines)[:200]}): install it, or take compile=false"
+            f"({reason}): install it, or take compile=false"
         ) from error

@@ -46,23 +46,20 @@ CLIP = "ViT-B-16-quickgelu"
 INTERVAL = Interval(500, 0)
 STRENGTHS = (-1.0, 0.5, 1.0, 1.5)
 COS_TEXT, LR = 0.9, 0.5
+SGD = partial(torch.optim.SGD, lr=LR)
 PEAK_EDGE = 4096
 #: Everything is timed so often, in turns; the fastest counts.
 ROUNDS = 2
 
 
 class Setting(NamedTuple):
-    """How our side runs: images a batch, precision, memory format, compiled or not."""
+    """How our side runs: images a batch and precision; switches.py has the rest."""
 
     batch: int = 1
     bf16: bool = False
-    channels_last: bool = False
-    compiled: bool = False
 
     def __str__(self) -> str:
-        options = {"channels-last": self.channels_last, "compiled": self.compiled}
-        named = [name for name, chosen in options.items() if chosen]
-        return ", ".join([f"batch {self.batch}", "bf16" if self.bf16 else "float32", *named])
+        return f"batch {self.batch}, {'bf16' if self.bf16 else 'float32'}"
 
 
 class Job(NamedTuple):
@@ -170,9 +167,10 @@ def invert_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
     return clock(work)
 
 
-def train_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
+def train_ours(
+    job: Job, setting: Setting, make_optimizer: Callable[..., torch.optim.Optimizer] = SGD
+) -> tuple[torch.Tensor, float]:
     f_t, watch = job.make_f_t(), Stopwatch()
-    make_optimizer = partial(torch.optim.SGD, lr=LR)
     common = (job.text_direction, COS_TEXT, job.grid, INTERVAL, LossRecipe(), make_optimizer)
     module = AsyrpModule(job.model, job.clip, f_t, *common)
     labels, index = torch.zeros(len(job.x_0), 0, dtype=torch.int64), torch.arange(len(job.x_0))

@@ -75,6 +75,8 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.t_0=1000"], "t_0 must be 1 to 999, got 1000"),
         (["method.batch_size=0"], "method.batch_size must be a whole number, 1 or more, got 0"),
         (["method.passes=0"], "method.passes must be a whole number, 1 or more, got 0"),
+        (["compile=fast"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
+        (["compile=1"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, got -1"),
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, f_eps, got 'f_x'"),
         (["method.init_scale=-1"], "method.init_scale must be a number, 0 or more, got -1"),

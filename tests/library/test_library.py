@@ -111,7 +111,7 @@ def test_several_directions_are_the_plan_that_the_scripts_make(model, directions
 
 def test_strength_0_is_the_reconstruction(model, directions, latents, photos):
     edits = asyrp_lit.edit(model, latents, directions["smiling"], 0)
-    assert_close(edits, asyrp_lit.reconstruct(model, latents), atol=1e-5, rtol=0)
+    assert_close(edits, asyrp_lit.reconstruct(model, latents), atol=1e-4, rtol=0)
     assert torch.equal(asyrp_lit.reconstruct(model, photos, num_steps=4), asyrp_lit.reconstruct(model, latents))
 
 

@@ -1,5 +1,8 @@
+from unittest import mock
+
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -75,6 +78,23 @@ def test_network_stays_frozen_but_lets_gradients_through(network, inputs):
     delta_h = torch.zeros_like(bottleneck.h, requires_grad=True)
     network.decode(bottleneck, delta_h).square().sum().backward()
     assert delta_h.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("config", [ATTENTION, LEARNED_SIGMA], ids=["attention", "learned_sigma"])
+def test_attention_is_torch_s_own(config, inputs):
+    attention = F.scaled_dot_product_attention
+    with mock.patch.object(F, "scaled_dot_product_attention", side_effect=attention) as called:
+        make_network(config)(*inputs)
+    assert called.call_count == 4  # down, middle, twice up
+
+
+@pytest.mark.parametrize("config", [PLAIN, ATTENTION, LEARNED_SIGMA], ids=["plain", "attention", "learned_sigma"])
+def test_channels_last_changes_nothing_and_lasts_to_the_end(config, inputs):
+    plain, network = make_network(config), make_network(config).to(memory_format=torch.channels_last)
+    bottleneck = network.encode(*inputs)
+    for tensor in (bottleneck.h, *bottleneck.skips):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(network.decode(bottleneck), plain(*inputs), atol=1e-5, rtol=1e-4)
 
 
 def test_passes_count_images(network, inputs):

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,11 +67,16 @@ def load_model(
         FileNotFoundError: it is neither embedded nor there.
         ValueError: it cannot be read, or a file comes without ``image_size``.
     """
+    found = _find_model(model, image_size, {"num_head_channels": num_head_channels, "norm_eps": norm_eps})
+    return found.to(device).to(memory_format=torch.channels_last)
+
+
+def _find_model(model: str | Path, image_size: int | None, settings: dict[str, Any]) -> HSpaceUNet:
     path = Path(model).expanduser()
     if str(model) in EMBEDDED:
-        return load_embedded(str(model)).to(device)
+        return load_embedded(str(model))
     if path.is_dir():
-        return load_folder(path.name, path).to(device)
+        return load_folder(path.name, path)
     if not path.exists():
         raise FileNotFoundError(
             f"there is no file or folder {model}, nor an embedded base model of that name ({', '.join(EMBEDDED)}); "
@@ -79,8 +85,7 @@ def load_model(
     if image_size is None:
         raise ValueError(f"{path} does not tell the size of its images: give image_size=, such as 256")
     cache = os.environ.get("ASYRP_CACHE") or Path.home() / ".cache" / "asyrp_lit"
-    settings = {"num_head_channels": num_head_channels, "norm_eps": norm_eps}
-    return load_base_model(path.stem, image_size, cache, path, **settings).to(device)  # type: ignore[arg-type]
+    return load_base_model(path.stem, image_size, cache, path, **settings)
 
 
 def load_direction(direction: str | Path, model: HSpaceUNet) -> ModelDirection:

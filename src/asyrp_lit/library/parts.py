@@ -41,7 +41,7 @@ class PipelineParts(DiffusionPipeline):  # type: ignore[misc]
         check_schedule(_describe(scheduler), type(scheduler).__name__)
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(base_model=base_model)
-        self._model = HSpaceUNet(unet, base_model)
+        self._model = HSpaceUNet(unet, base_model).to(memory_format=torch.channels_last)
         self._directions: dict[str, ModelDirection] | None = None
         self._passes_dtype = torch.float32
 
@@ -100,7 +100,7 @@ class PipelineParts(DiffusionPipeline):  # type: ignore[misc]
     def model(self) -> HSpaceUNet:
         """The base model, as the functions of ``asyrp_lit`` take it."""
         if self._model.unet is not self.unet:
-            self._model = HSpaceUNet(self.unet, self.config.base_model)
+            self._model = HSpaceUNet(self.unet, self.config.base_model).to(memory_format=torch.channels_last)
         return self._model
 
     @property

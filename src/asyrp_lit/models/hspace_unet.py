@@ -9,6 +9,8 @@ from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from asyrp_lit.models.compiled import compile_half, unchecked
+from asyrp_lit.models.lowered import LoweredCopy
 from asyrp_lit.shapes import BottleneckH, Images, TimeEmbedding, Timesteps
 
 
@@ -49,14 +51,21 @@ class HSpaceUNet(nn.Module):
         self.unet = unet.eval().requires_grad_(False)
         for module in unet.modules():
             if isinstance(module, Attention):
-                module.register_forward_hook(_make_contiguous)
+                module.register_forward_hook(unchecked(_keep_strides))
         self.name = name
+        self._run_encoder, self._run_decoder = run_encoder, run_decoder
+        self._lowered = LoweredCopy()
         #: Calls of encode and decode, in images: what the cost of a run is counted in.
         self.passes = {"encode": 0, "decode": 0}
 
     def train(self, mode: bool = True) -> "HSpaceUNet":
         """Stay in eval mode: the network is frozen."""
         return super().train(False)
+
+    def compile_halves(self, mode: bool | str = True, backend: str = "inductor") -> None:
+        """Compile encode and decode, each when it is first called; arguments are ``compile_half``'s."""
+        self._run_encoder = compile_half(run_encoder, mode, backend)
+        self._run_decoder = compile_half(run_decoder, mode, backend)
 
     @property
     def image_size(self) -> int:
@@ -87,18 +96,8 @@ class HSpaceUNet(nn.Module):
             t: (B,) int64.
         """
         self.passes["encode"] += len(x_t)
-        unet = self.unet
-        if unet.config.center_input_sample:
-            x_t = 2 * x_t - 1.0
-        temb = unet.time_embedding(unet.time_proj(t).to(x_t.dtype))
-        sample = unet.conv_in(x_t)
-        skips: tuple[Tensor, ...] = (sample,)
-        for block in unet.down_blocks:
-            sample, block_skips = block(hidden_states=sample, temb=temb)
-            skips += block_skips
-        if unet.mid_block is not None:
-            sample = unet.mid_block(sample, temb)
-        return Bottleneck(sample, skips, temb)
+        unet = self._lowered.choose(self.unet, x_t.device.type)
+        return Bottleneck(*self._run_encoder(unet, x_t, t))
 
     def decode(self, bottleneck: Bottleneck, delta_h: BottleneckH | None = None) -> Images:
         """Second half: eps from h, or from h + delta_h, with the encoder's skips and time embedding unchanged.
@@ -107,17 +106,8 @@ class HSpaceUNet(nn.Module):
             eps, (B, C, S, S).
         """
         self.passes["decode"] += len(bottleneck.h)
-        unet = self.unet
-        sample = bottleneck.h if delta_h is None else bottleneck.h + delta_h
-        skips = bottleneck.skips
-        for block in unet.up_blocks:
-            taken = len(block.resnets)
-            sample = block(sample, skips[-taken:], bottleneck.temb)
-            skips = skips[:-taken]
-        # P_t multiplies the error of eps by up to 157 (t = 999): bfloat16 is too coarse for the last layers.
-        with torch.autocast(sample.device.type, enabled=False):
-            sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample.to(unet.conv_out.weight.dtype))))
-        eps: Images = sample[:, : unet.config.in_channels]
+        unet = self._lowered.choose(self.unet, bottleneck.h.device.type)
+        eps: Images = self._run_decoder(unet, *bottleneck, delta_h)
         return eps
 
     def forward(self, x_t: Images, t: Timesteps) -> Images:
@@ -134,6 +124,39 @@ class HSpaceUNet(nn.Module):
         return digest.hexdigest()[:12]
 
 
-def _make_contiguous(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """On a CPU, attention's output in the usual strides: GroupNorm on channels-last ones is less exact there."""
-    return output.contiguous() if output.device.type == "cpu" else output
+def run_encoder(unet: UNet2DModel, x_t: Images, t: Timesteps) -> tuple[BottleneckH, tuple[Tensor, ...], TimeEmbedding]:
+    """The fields of ``Bottleneck`` for ``encode``'s arguments."""
+    if unet.config.center_input_sample:
+        x_t = 2 * x_t - 1.0
+    temb = unet.time_embedding(unet.time_proj(t).to(x_t.dtype))
+    sample = unet.conv_in(x_t)
+    skips: tuple[Tensor, ...] = (sample,)
+    for block in unet.down_blocks:
+        sample, block_skips = block(hidden_states=sample, temb=temb)
+        skips += block_skips
+    if unet.mid_block is not None:
+        sample = unet.mid_block(sample, temb)
+    return sample, skips, temb
+
+
+def run_decoder(
+    unet: UNet2DModel, h: BottleneckH, skips: tuple[Tensor, ...], temb: TimeEmbedding, delta_h: BottleneckH | None
+) -> Images:
+    """Eps from the fields of ``Bottleneck``."""
+    sample = h if delta_h is None else h + delta_h
+    for block in unet.up_blocks:
+        taken = len(block.resnets)
+        sample = block(sample, skips[-taken:], temb)
+        skips = skips[:-taken]
+    # P_t multiplies the error of eps by up to 157 (t = 999): bfloat16 is too coarse for the last layers.
+    with torch.autocast(sample.device.type, enabled=False):
+        sample = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample.to(unet.conv_out.weight.dtype))))
+    eps: Images = sample[:, : unet.config.in_channels]
+    return eps
+
+
+def _keep_strides(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """On a CPU, attention's output in its input's strides: GroupNorm on a mixture of both is less exact there."""
+    if output.device.type != "cpu" or args[0].is_contiguous(memory_format=torch.channels_last):
+        return output
+    return output.contiguous()

@@ -17,6 +17,7 @@ from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import TRAINED_KINDS
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
+from asyrp_lit.models.compiled import MODES, check_compiler
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.sanity import check_eps_error, check_norm_eps, compare_settings
 from asyrp_lit.stages.capacity import AUTO, MOST, find_sampling_size
@@ -67,6 +68,9 @@ def check_settings(cfg: DictConfig) -> None:
         ValueError: a number or the kind of direction is not possible.
     """
     check_counts(cfg, COUNTS)
+    if cfg.compile not in MODES or type(cfg.compile) is int:
+        modes = ", ".join(str(mode).lower() for mode in MODES)
+        raise ValueError(f"compile must be one of {modes}, got {cfg.compile!r}")
     if cfg.method.kind in FOUND_KINDS:
         return
     check_counts(cfg, TRAINED_COUNTS)
@@ -140,10 +144,24 @@ class Setup(NamedTuple):
     sources: dict[str, LatentSource]
 
 
+def load_model(cfg: DictConfig) -> HSpaceUNet:
+    """The frozen base model as its files have it, to be compiled where ``compile`` says so.
+
+    Raises:
+        ValueError: there is no working compiler for the stage's device.
+    """
+    if cfg.compile:
+        check_compiler(pick_device(cfg), cfg.compile)
+    model: HSpaceUNet = instantiate(cfg.model.build)
+    if cfg.compile:
+        model.compile_halves(cfg.compile)
+    return model
+
+
 def build_model(cfg: DictConfig) -> HSpaceUNet:
     """The frozen base model on the stage's device, loaded once a process."""
-    settings = [OmegaConf.to_container(cfg.model.build, resolve=True), cfg.channels_last]
-    model: HSpaceUNet = share_frozen("unet", settings, lambda: instantiate(cfg.model.build)).to(pick_device(cfg))
+    settings = [OmegaConf.to_container(cfg.model.build, resolve=True), cfg.channels_last, cfg.compile]
+    model: HSpaceUNet = share_frozen("unet", settings, lambda: load_model(cfg)).to(pick_device(cfg))
     if cfg.channels_last:
         model.to(memory_format=torch.channels_last)
     find_sampling_size(cfg, model)

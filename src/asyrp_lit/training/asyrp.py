@@ -184,6 +184,7 @@ class AsyrpModule(LightningModule):
             objectives = self._train_chain(fresh, t, t_prev)
         names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
         parts = torch.stack([torch.stack([part.mean() for part in parts]) for parts in objectives])
+        self._check_finite(parts[:, 0])
         means = dict(zip(names, parts.mean(dim=0), strict=True))
         self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
 
@@ -243,10 +244,7 @@ class AsyrpModule(LightningModule):
     def _backward(self, batch: UpdateBatch, share: float) -> tuple[Images, Objective]:
         """Add a part's share of the gradient; its next states and its loss."""
         objective, eps, eps_edit = self._evaluate(batch)
-        loss = objective.total.mean() * share
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} after {self.global_step} updates; {ADVICE}")
-        self.manual_backward(loss)
+        self.manual_backward(objective.total.mean() * share)
         moved = step_asyrp(batch.x, eps, eps_edit.detach(), batch.alpha_bar_t, batch.alpha_bar_prev)
         return moved, Objective(*(values.detach() for values in objective))
 
@@ -279,6 +277,13 @@ class AsyrpModule(LightningModule):
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
         optimizer.step()
+
+    def _check_finite(self, losses: Tensor) -> None:
+        """See that a batch's updates went well, at its end: each look makes a GPU wait, and no save comes before."""
+        if not losses.isfinite().all():
+            first = int(losses.isfinite().logical_not().nonzero()[0])
+            done = self.global_step - len(losses) + first
+            raise FloatingPointError(f"the loss became {losses[first].item()} after {done} updates; {ADVICE}")
         if not torch.stack([parameter.isfinite().all() for parameter in self.direction.parameters()]).all():
             raise FloatingPointError(f"an update made the direction NaN or infinite; {ADVICE}")
 

@@ -4,25 +4,23 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asyrp_lit.data.datamodule import LatentBatch, LatentsDataModule
-from asyrp_lit.data.latent_loader import LatentDataset
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import descend, edit_eps
 from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
 from asyrp_lit.losses.clip import FrozenCLIP
-from asyrp_lit.losses.directional import directional_cosine, directional_loss, reconstruction_loss
 from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Embeddings, Images, PerSample
-from asyrp_lit.training.objective import LossRecipe, MeasuredDirection, Objective
+from asyrp_lit.training.keeps_slots import KeepsSlots
+from asyrp_lit.training.objective import EditLoss, LossRecipe, MeasuredDirection, Objective
 from asyrp_lit.training.slots import (
     Slots,
     UpdateBatch,
@@ -41,7 +39,7 @@ TRAJECTORIES = ("sequential", "cached")
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
 
 
-class AsyrpModule(LightningModule):
+class AsyrpModule(KeepsSlots):
     """Owns the frozen U-Net and CLIP and trains the direction, one optimiser step per (batch, timestep).
 
     Each step: one encode, the decode of eps without a graph, the decode of eps_edit with one; its backward runs through
@@ -113,8 +111,6 @@ class AsyrpModule(LightningModule):
         if trajectory not in TRAJECTORIES:
             raise ValueError(f"method.trajectory must be one of {', '.join(TRAJECTORIES)}, got {trajectory!r}")
         self.trajectory = trajectory
-        self._slots: Slots | None = None
-        self._saved_slots: dict[str, Tensor] | None = None
         self.grad_clip = grad_clip
         self.panel = panel
         self.kept = kept if recipe.w_keep else None
@@ -148,26 +144,9 @@ class AsyrpModule(LightningModule):
         source_embeddings: Embeddings,
         size: PerSample | None = None,
     ) -> Objective:
-        """The loss per sample.
-
-        Args:
-            pred_x0_edit: P_t with the edit, carries the graph.
-            pred_x0_source: P_t of the unedited trajectory.
-            source_embeddings: CLIP embeddings of each sample's own real image.
-            size: ``relative_size`` of delta_h; ``None`` where there is none.
-        """
-        recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
-        pred_embeddings = source_embeddings
-        if recipe.clip_source == "pred_x0" or self.kept is not None:
-            with torch.no_grad():
-                pred_embeddings = self.clip.encode_images(pred_x0_source)
-        source = pred_embeddings if recipe.clip_source == "pred_x0" else source_embeddings
-        clip = directional_loss(directional_cosine(edit_embeddings, source, self.text_direction), recipe.form)
-        l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
-        keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
-        size = torch.zeros_like(l1) if size is None else size
-        total = recipe.w_clip * clip + recipe.w_l1 * self.cos_text * l1 + recipe.w_keep * keep
-        return Objective(total + recipe.w_delta_h * size, clip, l1, keep, size)
+        """The loss per sample; arguments are ``EditLoss``'s."""
+        loss = EditLoss(self.clip, self.text_direction, self.cos_text, self.recipe, self.kept)
+        return loss(pred_x0_edit, pred_x0_source, source_embeddings, size)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         """As many updates as there are training timesteps; on the way every slot takes in its image of the batch.
@@ -318,34 +297,6 @@ class AsyrpModule(LightningModule):
                 f"the train store keeps P_t at t = {', '.join(map(str, kept))}, but training down to t_edit = "
                 f"{self.interval.t_edit} needs {', '.join(map(str, wanted))}: fill a store for this interval"
             )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the batch size, and the images on their way in all processes; their P_t are in the store."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, LatentsDataModule):
-            checkpoint["batch_size"] = data.batch_sizes["train"]
-        if self._slots is None:
-            return
-        checkpoint["slots"] = {}
-        for name, value in zip(Slots._fields[:4], self._slots[:4], strict=True):
-            gathered = self.all_gather(value)
-            assert isinstance(gathered, Tensor)
-            checkpoint["slots"][name] = gathered.reshape(self.trainer.world_size, *value.shape).cpu()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the images on their way until the store is open."""
-        self._saved_slots = checkpoint.get("slots")
-
-    def on_train_start(self) -> None:
-        """Put the images on their way back; another number of processes or other data starts new ones."""
-        saved, self._saved_slots = self._saved_slots, None
-        data = getattr(self.trainer, "datamodule", None)
-        if saved is None or not isinstance(data, LatentsDataModule) or len(saved["x"]) != self.trainer.world_size:
-            return
-        own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
-        pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
-        kept = None if pred_x0 is None else pred_x0[:, len(self._lead) :].to(self.device)
-        self._slots = Slots(**own, pred_x0=kept)
 
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
         """Set the learning rate from what is done of the run: a resume loses no decay and may change the rate."""

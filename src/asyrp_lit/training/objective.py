@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+import torch
+from torch import Tensor
+
 from asyrp_lit.hspace.direction import Direction, get_space
-from asyrp_lit.losses.directional import LossForm
-from asyrp_lit.shapes import BottleneckH, Images, PerSample, TimeEmbedding, Timesteps
+from asyrp_lit.losses.clip import FrozenCLIP
+from asyrp_lit.losses.directional import LossForm, directional_cosine, directional_loss, reconstruction_loss
+from asyrp_lit.losses.kept import KeptReadings
+from asyrp_lit.shapes import BottleneckH, Embeddings, Images, PerSample, TimeEmbedding, Timesteps
 
 ClipSource = Literal["x_0", "pred_x0"]
 
@@ -77,3 +82,50 @@ class MeasuredDirection:
         delta = self.direction(h, temb, t)
         self.size = relative_size(delta.float(), h.float())
         return delta
+
+
+@dataclass(frozen=True)
+class EditLoss:
+    """The loss of Asyrp and what the recipe adds to it.
+
+    Attributes:
+        clip: frozen CLIP.
+        text_direction: dT, (1, D).
+        cos_text: cosine of the bare prompts.
+        recipe: the loss.
+        kept: what CLIP shall read as before; ``None`` for nothing.
+    """
+
+    clip: FrozenCLIP
+    text_direction: Tensor
+    cos_text: float
+    recipe: LossRecipe
+    kept: KeptReadings | None
+
+    def __call__(
+        self,
+        pred_x0_edit: Images,
+        pred_x0_source: Images,
+        source_embeddings: Embeddings,
+        size: PerSample | None = None,
+    ) -> Objective:
+        """The loss per sample.
+
+        Args:
+            pred_x0_edit: P_t with the edit, carries the graph.
+            pred_x0_source: P_t of the unedited trajectory.
+            source_embeddings: CLIP embeddings of each sample's own real image.
+            size: ``relative_size`` of delta_h; ``None`` where there is none.
+        """
+        recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
+        pred_embeddings = source_embeddings
+        if recipe.clip_source == "pred_x0" or self.kept is not None:
+            with torch.no_grad():
+                pred_embeddings = self.clip.encode_images(pred_x0_source)
+        source = pred_embeddings if recipe.clip_source == "pred_x0" else source_embeddings
+        clip = directional_loss(directional_cosine(edit_embeddings, source, self.text_direction), recipe.form)
+        l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
+        keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
+        size = torch.zeros_like(l1) if size is None else size
+        total = recipe.w_clip * clip + recipe.w_l1 * self.cos_text * l1 + recipe.w_keep * keep
+        return Objective(total + recipe.w_delta_h * size, clip, l1, keep, size)

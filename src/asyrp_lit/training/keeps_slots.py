@@ -1,0 +1,52 @@
+"""What a checkpoint says of images that are on their way down when it is saved."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from asyrp_lit.data.datamodule import LatentsDataModule
+from asyrp_lit.data.latent_loader import LatentDataset
+from asyrp_lit.training.slots import Slots
+
+
+class KeepsSlots(LightningModule):
+    """A module whose images on their way survive a resume, in every process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._slots: Slots | None = None
+        self._saved_slots: dict[str, Tensor] | None = None
+
+    @property
+    def _lead(self) -> list[tuple[int, int]]:
+        """Pairs (t, t_prev) before the first training timestep, whose P_t are kept too."""
+        raise NotImplementedError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the batch size, and the images on their way in all processes; their P_t are in the store."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, LatentsDataModule):
+            checkpoint["batch_size"] = data.batch_sizes["train"]
+        if self._slots is None:
+            return
+        checkpoint["slots"] = {}
+        for name, value in zip(Slots._fields[:4], self._slots[:4], strict=True):
+            gathered = self.all_gather(value)
+            assert isinstance(gathered, Tensor)
+            checkpoint["slots"][name] = gathered.reshape(self.trainer.world_size, *value.shape).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the images on their way until the store is open."""
+        self._saved_slots = checkpoint.get("slots")
+
+    def on_train_start(self) -> None:
+        """Put the images on their way back; another number of processes or other data starts new ones."""
+        saved, self._saved_slots = self._saved_slots, None
+        data = getattr(self.trainer, "datamodule", None)
+        if saved is None or not isinstance(data, LatentsDataModule) or len(saved["x"]) != self.trainer.world_size:
+            return
+        own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
+        pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
+        kept = None if pred_x0 is None else pred_x0[:, len(self._lead) :].to(self.device)
+        self._slots = Slots(**own, pred_x0=kept)

@@ -1,6 +1,6 @@
 """Where the time of inversion, training and editing goes: its share by kind of work and by phase, from torch.profiler.
 
-    python benchmarks/profile_steps.py [--model ddpmpp_celeba --steps 2 --images 1] [--batch 4] [--bf16]
+    python benchmarks/profile_steps.py [--bf16] [--channels-last] [--model ddpmpp_celeba --steps 2 --images 1]
 
 With two steps on the grid one of them is trained, which is as much as a CPU does of a real-size network. Shares are of
 each operator's own time on the CPU, so where a GPU computes they say what keeps the CPU busy, not the GPU.
@@ -40,7 +40,7 @@ Shares = dict[str, float]
 
 @contextmanager
 def name_phases(job: Job) -> Iterator[None]:
-    """Let the profiler see the calls of the frozen networks by name; ``job`` is a stage of the work on them."""
+    """Let the profiler see the calls of the frozen networks by name."""
 
     def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -107,16 +107,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--work", nargs="+", default=["inversion", "training", "editing"])
     chosen = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     job = build_job(chosen.model, torch.device("cpu"), chosen.images, chosen.steps)
+    if chosen.channels_last:
+        job.model.to(memory_format=torch.channels_last)
     setting = Setting(min(chosen.batch, chosen.images), chosen.bf16)
     works = {"inversion": invert_ours, "training": train_ours, "editing": edit_ours}
     found = {name: measure(job, partial(works[name], job, setting)) for name in chosen.work}
     times = ", ".join(f"{name} {milliseconds:.0f} ms" for name, (milliseconds, _, _) in found.items())
-    print(f"{chosen.model}, {setting}, {torch.get_num_threads()} threads, torch {torch.__version__}: {times}")
+    print(f"{chosen.model}, {setting}{', channels-last' * chosen.channels_last}, torch {torch.__version__}: {times}")
     print_table("kind", (*KINDS, CAST, OTHER), {name: kinds for name, (_, kinds, _) in found.items()})
     print_table("phase", PHASES, {name: phases for name, (_, _, phases) in found.items()})
 

@@ -1,7 +1,7 @@
 """What each switch of speed brings, and what it does to edited pictures, against float32 in the usual memory format.
 
     python benchmarks/switches.py [--work speed pictures] [--rows 0 1 4] [--rounds 3]
-    python benchmarks/switches.py --model ddpmpp_celeba --work speed --parts inversion training --rounds 1
+    python benchmarks/switches.py --model ddpmpp_celeba --work speed --parts inversion training --rows 0 2 4 5 6
 
 Speed: ratios of time for inversion, training and editing, the fastest of some rounds in which all rows take turns. On a
 CPU it is the CPU time of one thread, which other processes on the machine hardly change. Pictures: the embedded

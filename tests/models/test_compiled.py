@@ -79,6 +79,14 @@ def test_batches_of_other_sizes_compile_nothing_anew(pair):
         work(pair.compiled, [4, 2, 3, 5], f_t)
 
 
+def test_a_compiled_half_can_be_differentiated_by_torch_func(pair):
+    def pull(network):
+        h, back = torch.func.vjp(lambda x: network.encode(x, torch.tensor([500])).h, make_images(1))
+        return back(torch.ones_like(h))[0]
+
+    assert_close(pull(pair.compiled), pull(pair.plain))
+
+
 def test_a_missing_compiler_is_one_message():
     failing = mock.Mock(side_effect=RuntimeError("no g++ here"))
     with mock.patch("torch.compile", return_value=failing), pytest.raises(ValueError, match="take compile=false"):

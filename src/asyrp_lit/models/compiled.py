@@ -36,6 +36,8 @@ def compile_half(function: Callable[..., Any], mode: bool | str, backend: str = 
     compiled = torch.compile(unchecked(function), backend=backend, mode=chosen)
 
     def call(network: torch.nn.Module, *arguments: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():  # jvp and vjp do not go through compiled code
+            return function(network, *arguments)
         weight = next(network.parameters())
         last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
         arguments = _map_tensors(lambda tensor: _prepare(tensor, last), arguments)

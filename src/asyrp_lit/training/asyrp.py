@@ -259,10 +259,10 @@ class AsyrpModule(KeepsSlots):
 
     def _check_finite(self, losses: Tensor) -> None:
         """See that a batch's updates went well, at its end: each look makes a GPU wait, and no save comes before."""
-        if not losses.isfinite().all():
-            first = int(losses.isfinite().logical_not().nonzero()[0])
-            done = self.global_step - len(losses) + first
-            raise FloatingPointError(f"the loss became {losses[first].item()} after {done} updates; {ADVICE}")
+        wrong = losses.isfinite().logical_not().nonzero().flatten().tolist()
+        if wrong:
+            done = self.global_step - len(losses) + wrong[0]
+            raise FloatingPointError(f"the loss became {losses[wrong[0]].item()} after {done} updates; {ADVICE}")
         if not torch.stack([parameter.isfinite().all() for parameter in self.direction.parameters()]).all():
             raise FloatingPointError(f"an update made the direction NaN or infinite; {ADVICE}")
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import wandb
 from diffusers import UNet2DModel
 from PIL import Image
 
@@ -239,3 +240,13 @@ def test_a_full_memory_ends_in_advice(fail, monkeypatch, error):
 def test_several_processes_do_not_find_a_batch_size(fail, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "method.batch_size=auto is for one process: give a number" in fail("train.py", "method.batch_size=auto")
+
+
+def test_weights_and_biases_without_a_key_ends_in_one_message(fail, monkeypatch):
+    def init(**settings):
+        assert settings["mode"] is None
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", init)
+    message = fail("train.py", "logger=wandb", "method.passes=1")
+    assert "No API key configured. Use `wandb login` to log in; logger.wandb.offline=true needs neither" in message

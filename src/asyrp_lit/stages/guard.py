@@ -95,7 +95,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_expected(error: BaseException | None) -> bool:
     """Whether a message says all of an error: it comes from what a user gave, or from a machine that does not fit."""
-    return isinstance(error, USER_ERRORS) or (error is not None and is_out_of_memory(error))
+    return isinstance(error, USER_ERRORS) or (error is not None and (is_out_of_memory(error) or is_wandbs(error)))
+
+
+def is_wandbs(error: BaseException) -> bool:
+    """Whether Weights & Biases refuses something: no key, no network, no rights."""
+    return type(error).__module__.startswith("wandb.errors")  # importing it takes scripts without it a second
 
 
 def describe_error(error: BaseException) -> str:
@@ -109,13 +114,15 @@ def describe_error(error: BaseException) -> str:
         hint = (
             "; the disk is full: make room, or choose other folders with paths.outputs, paths.latents and paths.cache"
         )
+    if is_wandbs(error):
+        hint = "; logger.wandb.offline=true needs neither a key nor a network, wandb sync uploads such a run later"
     if is_out_of_memory(error):
         text = text.splitlines()[0]
         hint = (
             "; the memory is full: lower method.chunk_size in training (1 takes least, auto what fits; the result "
             "is the same) and inversion_batch_size elsewhere, or take trainer.precision=bf16-mixed"
         )
-    return f"{text}{hint}"
+    return f"{text.rstrip('.') if hint else text}{hint}"
 
 
 def keep_traceback() -> str:

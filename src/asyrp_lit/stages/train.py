@@ -116,7 +116,8 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
     loggers: list[Logger] = [make_csv_logger(run)]
     if cfg.logger.wandb is not None:
         group = cfg.logger.wandb.group or name_sweep()
-        loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run), group=group))
+        mode = "offline" if cfg.logger.wandb.offline else None  # the variable that offline sets is read once a process
+        loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run), group=group, mode=mode))
     strengths = tuple(cfg.callbacks.strengths)
     if cfg.judged not in strengths:
         strengths = tuple(sorted((*strengths, cfg.judged)))

@@ -38,6 +38,6 @@ def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny,
 @pytest.mark.slow
 def test_two_processes_with_one_image_each_keep_their_states(tmp_path):
     """The first process has no offset, and yet its images are gathered with the others'."""
-    train_in_processes(tmp_path, 2, 1)
+    train_in_processes(tmp_path, 2, 1, "sequential")
     slots = torch.load(tmp_path / "2/last.ckpt", weights_only=True)["slots"]
     assert slots["x"].shape[:2] == (2, 1)

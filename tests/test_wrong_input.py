@@ -223,8 +223,9 @@ def test_a_full_disk_is_named_and_leaves_whole_shards_only(fail, monkeypatch, tm
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
     ],
-    ids=["gpu", "cpu"],
+    ids=["gpu", "cpu", "python"],
 )
 def test_a_full_memory_ends_in_advice(fail, monkeypatch, error):
     def evaluate(self, batch):

@@ -19,7 +19,8 @@ class LoweredCopy:
     """Gives a network, or within autocast its copy with lower weights; results are bit-equal.
 
     Autocast keeps its casts of weights only where they are trained, so it would cast frozen ones anew in every pass.
-    The copy costs half the memory of the weights, follows whatever becomes of them, and shares all else.
+    The copy costs half the memory of the weights, follows where they are moved and what is written to them (but through
+    ``.data``, which torch does not count), and shares all else.
     """
 
     def __init__(self) -> None:

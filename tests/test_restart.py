@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +59,14 @@ def ended(train, outputs):
 def stopped(ended, tmp_path):
     """A copy of that run's folder, with room beside it."""
     return shutil.copytree(ended[0], tmp_path / "stopped")
+
+
+def test_a_folder_is_held_twice_by_one_process_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with lock.hold_folder(tmp_path), lock.hold_folder(Path(".")), lock.hold_folder(Path("link")):
+        assert (tmp_path / ".lock").is_file()
 
 
 def read_results(run):
@@ -195,6 +204,19 @@ def test_a_checkpoint_without_a_version_counts_as_the_first(stopped, train, whol
     del state["format_version"]
     torch.save(state, run / "last.ckpt")
     assert train(run).code == 0
+    assert read_results(run) == read_results(whole)
+
+
+@pytest.mark.parametrize("auto", [False, True], ids=["folder", "auto"])
+def test_a_run_from_before_there_were_these_settings_goes_on(stopped, train, whole, auto):
+    run, hydra = stopped, stopped / ".hydra/config.yaml"
+    (run / "settings.yaml").unlink()
+    settings = OmegaConf.load(hydra)
+    del settings.method.trajectory, settings.method.chunk_size, settings.compile
+    OmegaConf.save(settings, hydra)
+    outcome = train(run.with_name("later"), "resume=auto" if auto else f"resume={run}")
+    assert outcome.code == 0, outcome.text
+    assert f"going on in {run} from last.ckpt" in outcome.text
     assert read_results(run) == read_results(whole)
 
 

@@ -225,8 +225,9 @@ def test_a_full_disk_is_named_and_leaves_whole_shards_only(fail, monkeypatch, tm
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
     ],
-    ids=["gpu", "cpu"],
+    ids=["gpu", "cpu", "python"],
 )
 def test_a_full_memory_ends_in_advice(fail, monkeypatch, error):
     def evaluate(self, batch):
@@ -238,9 +239,13 @@ def test_a_full_memory_ends_in_advice(fail, monkeypatch, error):
     assert "See the documentation" not in message
 
 
-def test_several_processes_do_not_find_a_batch_size(fail, monkeypatch):
+@pytest.mark.parametrize("name", ["method.batch_size", "inversion_batch_size"])
+def test_several_processes_do_not_find_a_size_that_they_share(fail, monkeypatch, name):
+    """Neither those that were started together nor those that Lightning would start later."""
+    message = f"{name}=auto is for one process: give a number"
+    assert message in fail("train.py", f"{name}=auto", "trainer.devices=2", "+trainer.strategy=ddp")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "method.batch_size=auto is for one process: give a number" in fail("train.py", "method.batch_size=auto")
+    assert message in fail("train.py", f"{name}=auto")
 
 
 def test_weights_and_biases_without_a_key_ends_in_one_message(fail, monkeypatch):

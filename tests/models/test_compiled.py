@@ -15,6 +15,7 @@ from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.inversion.invert import invert_images
 from asyrp_lit.models.compiled import check_compiler
 from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.models.sanity import compare_settings
 
 BLOCKS = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
@@ -85,6 +86,12 @@ def test_a_compiled_half_can_be_differentiated_by_torch_func(pair):
         return back(torch.ones_like(h))[0]
 
     assert_close(pull(pair.compiled), pull(pair.plain))
+
+
+def test_the_comparison_of_settings_compiles_nothing(pair):
+    with mock.patch("asyrp_lit.models.sanity._BETTER", 0):
+        compare_settings(pair.compiled, make_images(2))
+    assert not counters["stats"]
 
 
 def test_a_missing_compiler_is_one_message():

@@ -89,3 +89,13 @@ def test_later_hooks_see_the_copy_s_calls(network, inputs):
         hook.remove()
         network(*inputs)
     assert seen == [1]
+
+
+def test_later_hooks_of_every_kind_see_the_copy_s_calls(network, inputs):
+    seen, conv = [], network.unet.conv_in
+    with lower():
+        network(*inputs)
+        conv.register_forward_hook(lambda module, args, kwargs, output: seen.append("after"), with_kwargs=True)
+        conv.register_forward_pre_hook(lambda module, args: seen.append("before"))
+        network(*inputs)
+    assert seen == ["before", "after"]

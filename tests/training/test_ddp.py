@@ -13,9 +13,9 @@ from torch.testing import assert_close
 SCRIPT = Path(__file__).with_name("fit_direction.py")
 
 
-def train_in_processes(folder, devices, batch_size, trajectory):
+def train_in_processes(folder, devices, batch_size, trajectory="sequential", chunk_size=0):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, SCRIPT, folder, str(devices), str(batch_size), trajectory]
+    command = [sys.executable, SCRIPT, folder, str(devices), str(batch_size), trajectory, str(chunk_size)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / f"{devices}.pt", weights_only=True)
@@ -33,6 +33,13 @@ def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny,
     assert judged[1] == pytest.approx(judged[0], abs=1e-5)
     assert judged[0]["val/edit_lpips"] > 1e-3
     assert {file.name for file in (tmp_path / "2").iterdir()} == {"metrics.json", "last.ckpt", "grid.png"}
+
+
+@pytest.mark.slow
+def test_processes_may_take_their_images_in_chunks_of_different_sizes(tmp_path):
+    """As ``method.chunk_size=auto`` may find: the first process has two backward passes an update, the second one."""
+    alone, together = (train_in_processes(tmp_path, *size, chunk_size=1) for size in ((1, 4), (2, 2)))
+    assert_close(together, alone, atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow

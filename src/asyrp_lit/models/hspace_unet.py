@@ -1,5 +1,6 @@
 """The contract that every frozen network meets: a U-Net cut at its bottleneck (h-space, Asyrp section 3.2)."""
 
+import copy
 import hashlib
 import json
 from typing import Any, NamedTuple
@@ -66,6 +67,12 @@ class HSpaceUNet(nn.Module):
         """Compile encode and decode, each when it is first called; arguments are ``compile_half``'s."""
         self._run_encoder = compile_half(run_encoder, mode, backend)
         self._run_decoder = compile_half(run_decoder, mode, backend)
+
+    def without_compiling(self) -> "HSpaceUNet":
+        """The same network, weights and all, with halves that are not compiled."""
+        plain = copy.copy(self)
+        plain._run_encoder, plain._run_decoder = run_encoder, run_decoder
+        return plain
 
     @property
     def image_size(self) -> int:

@@ -8,13 +8,19 @@ from torch import Tensor, nn
 
 #: What autocast computes in its lower type.
 _CAST = (nn.Conv2d, nn.Linear)
+#: Where torch keeps a module's hooks on its calls, and what it knows of them.
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
 
 
 class LoweredCopy:
     """Gives a network, or within autocast its copy with lower weights; results are bit-equal.
 
     Autocast keeps its casts of weights only where they are trained, so it would cast frozen ones anew in every pass.
-    The copy costs half the memory of the weights, follows whatever becomes of them, and shares all else.
+    The copy costs half the memory of the weights, follows where they are moved and what is written to them (but through
+    ``.data``, which torch does not count), and shares all else.
     """
 
     def __init__(self) -> None:
@@ -46,7 +52,8 @@ def lower_weights(unet: UNet2DModel, dtype: torch.dtype) -> UNet2DModel:
     """
     cast = [m for m in unet.modules() if isinstance(m, _CAST) and m is not unet.conv_out]
     shared: dict[int, object] = {id(weight): weight for weight in unet.parameters()}
-    shared |= {id(module._forward_hooks): module._forward_hooks for module in unet.modules()}
+    for module in unet.modules():
+        shared |= {id(hooks): hooks for hooks in (getattr(module, name) for name in _HOOKS)}
     for module in cast:
         for weight in module.parameters():
             if weight.dtype == torch.float32:

@@ -128,6 +128,7 @@ def compare_settings(model: HSpaceUNet, x_0: Images, width: int | None = None) -
     Raises:
         ValueError: another setting does.
     """
+    model = model.without_compiling()  # each setting would be compiled, for two images
     errors = {
         setting: measure_eps_error(other, x_0[:_COMPARED], TIMESTEPS[1:2])
         for setting, other in chain([("", model)], _vary_heads(model, width), _vary_sinusoid(model))

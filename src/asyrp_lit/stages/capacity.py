@@ -2,11 +2,11 @@
 
 import logging
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.models.capacity import find_largest_on, try_sampling
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.stages.device import autocast_as, find_rank, pick_device
+from asyrp_lit.stages.device import autocast_as, count_processes, pick_device
 from asyrp_lit.training.asyrp import AsyrpModule
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,20 @@ def find_sampling_size(cfg: DictConfig, model: HSpaceUNet) -> None:
     log.info("%s=auto: %d", name, found)
 
 
+def check_shared_sizes(cfg: DictConfig) -> None:
+    """See that several processes which train together do not each find a size that they must share.
+
+    Raises:
+        ValueError: ``method.batch_size`` or, for validation's batches, ``inversion_batch_size`` is ``auto``.
+    """
+    for name in ("method.batch_size", "inversion_batch_size"):
+        if OmegaConf.select(cfg, name) == AUTO and count_processes(cfg) > 1:
+            raise ValueError(
+                f"{name}=auto is for one process: give a number, for the batches of processes that train together must "
+                "be equal; method.chunk_size=auto may go with it"
+            )
+
+
 def find_training_sizes(cfg: DictConfig, module: AsyrpModule, num_images: int, kept: int | None) -> None:
     """The same for ``method.batch_size`` and ``method.chunk_size``.
 
@@ -39,15 +53,10 @@ def find_training_sizes(cfg: DictConfig, module: AsyrpModule, num_images: int, k
         module: on the CPU still; it is moved.
         num_images: that are trained on; a batch has an eighth of them at the most.
         kept: batch size of the checkpoint that the run goes on from, which stays.
-
-    Raises:
-        ValueError: ``method.batch_size=auto`` with several processes, whose batches must be equal.
     """
     method = cfg.method
     if AUTO not in (method.batch_size, method.chunk_size):
         return
-    if method.batch_size == AUTO and find_rank().world_size > 1:
-        raise ValueError("method.batch_size=auto is for one process: give a number, and method.chunk_size=auto with it")
     device = pick_device(cfg)
     found: int | None = None
     if device.type == "cuda":

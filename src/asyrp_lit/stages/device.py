@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 def pick_device(cfg: DictConfig) -> torch.device:
@@ -44,3 +44,15 @@ def find_rank() -> Rank:
             return Rank(environment.global_rank(), environment.world_size(), environment.local_rank())
     local = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning's own processes, on one machine
     return Rank(local, int(os.environ.get("WORLD_SIZE", local + 1)), local)
+
+
+def count_processes(cfg: DictConfig) -> int:
+    """How many processes train together: those that were started so, or that Lightning will start."""
+    devices = cfg.trainer.devices
+    if devices in (-1, "-1", "auto"):
+        own = torch.cuda.device_count() if cfg.trainer.accelerator == "gpu" else 1
+    elif isinstance(devices, ListConfig):
+        own = len(devices)
+    else:
+        own = int(devices) if str(devices).isdecimal() else str(devices).strip(",").count(",") + 1  # "0,1"
+    return max(find_rank().world_size, own * int(OmegaConf.select(cfg, "trainer.num_nodes", default=1)))

@@ -117,7 +117,7 @@ def describe_error(error: BaseException) -> str:
     if is_wandbs(error):
         hint = "; logger.wandb.offline=true needs neither a key nor a network, wandb sync uploads such a run later"
     if is_out_of_memory(error):
-        text = text.splitlines()[0]
+        text = (text.splitlines() or ["no memory is left"])[0]  # Python's own MemoryError has no text
         hint = (
             "; the memory is full: lower method.chunk_size in training (1 takes least, auto what fits; the result "
             "is the same) and inversion_batch_size elsewhere, or take trainer.precision=bf16-mixed"

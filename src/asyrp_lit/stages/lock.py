@@ -29,7 +29,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     if find_rank().number:
         yield
         return
-    lock = FileLock(folder / ".lock", is_singleton=True)  # may be held twice by this process
+    lock = FileLock(folder.resolve() / ".lock", is_singleton=True)  # may be held twice by this process
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +21,8 @@ FREE = (
     *("resume", "paths", "logger"),
     *("latents.num_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
 )
+#: What runs did that were started before there was such a setting.
+BEFORE = {"method.trajectory": "sequential", "method.chunk_size": None, "compile": False}
 #: Differences that a message names.
 _NAMED = 5
 
@@ -74,13 +76,21 @@ def read_settings(run: Path) -> tuple[DictConfig, list[str]] | None:
         ValueError: they are of a newer format version.
     """
     content = _read_kept(run)
-    return None if content is None else (OmegaConf.create(content["settings"]), list(content["overrides"]))
+    return None if content is None else (_complete(content["settings"]), list(content["overrides"]))
 
 
 def read_hydra(run: Path) -> tuple[DictConfig, list[str]] | None:
     """The same from what Hydra wrote at the last start there, for runs that kept no ``settings.yaml``."""
     settings, overrides = (_load(run / ".hydra" / name) for name in ("config.yaml", "overrides.yaml"))
-    return (OmegaConf.create(settings), list(overrides or ())) if isinstance(settings, dict) else None
+    return (_complete(settings), list(overrides or ())) if isinstance(settings, dict) else None
+
+
+def _complete(settings: dict[str, Any]) -> DictConfig:
+    """The settings of a run with those that did not exist when it was started."""
+    earlier = OmegaConf.create({})
+    for key, value in BEFORE.items():
+        OmegaConf.update(earlier, key, value)
+    return cast(DictConfig, OmegaConf.merge(earlier, settings))
 
 
 def restore_hydra(run: Path) -> None:

@@ -32,7 +32,7 @@ from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.calibrate import calibrate, count_set_aside
-from asyrp_lit.stages.capacity import AUTO, find_training_sizes
+from asyrp_lit.stages.capacity import AUTO, check_shared_sizes, find_training_sizes
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
@@ -182,6 +182,7 @@ def run_training(cfg: DictConfig) -> Trained:
 
 def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, float]:
     """Train in a run folder, from a checkpoint on or anew; the content of metrics.json."""
+    check_shared_sizes(cfg)
     attribute, grid, model, sources = build_setup(cfg)
     write_image_lists(sources, run)
     if cfg.model.domain == AVATARS and attribute.labels is None:

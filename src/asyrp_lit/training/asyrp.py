@@ -211,9 +211,11 @@ class AsyrpModule(KeepsSlots):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
-        moved, objectives = [], []
-        for part in batch.split(self.chunk_size):
-            x, objective = self._backward(part, len(part.x) / len(batch.x))
+        moved, objectives, parts = [], [], batch.split(self.chunk_size)
+        for number, part in enumerate(parts, 1):
+            # Processes average once an update, at its last part: they may have different numbers of parts.
+            with optimizer.toggle_model(sync_grad=number == len(parts)):
+                x, objective = self._backward(part, len(part.x) / len(batch.x))
             moved.append(x)
             objectives.append(objective)
         objective = Objective(*(torch.cat(values) for values in zip(*objectives, strict=True)))

@@ -8,14 +8,17 @@ from asyrp_lit.models.capacity import find_largest, try_sampling
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
+)
 @pytest.mark.parametrize(("fitting", "at_most", "largest"), [(5, 64, 4), (4, 64, 4), (100, 16, 16), (1, 1, 1)])
-def test_the_largest_power_of_two_that_fits_is_found(fitting, at_most, largest):
+def test_the_largest_power_of_two_that_fits_is_found(fitting, at_most, largest, error):
     tried = []
 
     def attempt(size):
         tried.append(size)
         if size > fitting:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     assert find_largest(attempt, at_most) == largest
     assert tried == [2**i for i in range(len(tried))]
@@ -30,8 +33,13 @@ def test_a_device_that_holds_not_one_image_says_so():
 
 
 def test_other_errors_are_not_taken_for_a_full_memory():
-    with pytest.raises(ZeroDivisionError):
-        find_largest(lambda size: size // 0, 8)
+    for error in (ZeroDivisionError(), RuntimeError("size mismatch")):
+
+        def attempt(size, error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            find_largest(attempt, 8)
 
 
 def test_what_is_tried_is_an_edit_s_step():

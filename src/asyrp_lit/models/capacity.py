@@ -11,11 +11,17 @@ from asyrp_lit.models.hspace_unet import HSpaceUNet
 ROOM = 0.9
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or a CPU had no room; on a CPU, and from CUDA's libraries, that is a plain RuntimeError."""
+    named = any(name in str(error) for name in ("DefaultCPUAllocator", "ALLOC_FAILED"))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and named)
+
+
 def find_largest(attempt: Callable[[int], object], at_most: int) -> int:
     """The largest of 1, 2, 4, ... up to a limit with which something fits into memory.
 
     Args:
-        attempt: does it with so many images; raises ``torch.OutOfMemoryError`` where they do not fit.
+        attempt: does it with so many images; raises what ``is_out_of_memory`` knows where they do not fit.
         at_most: tried no further.
 
     Raises:
@@ -25,7 +31,9 @@ def find_largest(attempt: Callable[[int], object], at_most: int) -> int:
     while (wanted := 2 * largest or 1) <= at_most:
         try:
             attempt(wanted)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             break
         finally:
             gc.collect()

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 from asyrp_lit.files import write_atomically
+from asyrp_lit.models.capacity import is_out_of_memory
 from asyrp_lit.stages.device import find_rank
 from asyrp_lit.training.terminate import Terminated, sigterm_ends
 
@@ -88,11 +89,6 @@ def quiet_libraries() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or a CPU had no room for a tensor; on a CPU that is a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
 def is_expected(error: BaseException | None) -> bool:
     """Whether a message says all of an error: it comes from what a user gave, or from a machine that does not fit."""
     return isinstance(error, USER_ERRORS) or (error is not None and (is_out_of_memory(error) or is_wandbs(error)))
@@ -120,7 +116,7 @@ def describe_error(error: BaseException) -> str:
         text = (text.splitlines() or ["no memory is left"])[0]  # Python's own MemoryError has no text
         hint = (
             "; the memory is full: lower method.chunk_size in training (1 takes least, auto what fits; the result "
-            "is the same) and inversion_batch_size elsewhere, or take trainer.precision=bf16-mixed"
+            "is the same), then method.batch_size, elsewhere inversion_batch_size, or take trainer.precision=bf16-mixed"
         )
     return f"{text.rstrip('.') if hint else text}{hint}"
 
@@ -128,10 +124,10 @@ def describe_error(error: BaseException) -> str:
 def keep_traceback() -> str:
     """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more.
 
-    Nor where another process holds the folder, which has not failed.
+    Nor where the start was refused and the folder's own run has not failed.
     """
     path = run_folder() / "error.log"
-    if isinstance(sys.exception(), BlockingIOError):
+    if isinstance(sys.exception(), BlockingIOError | RefusedStartError):
         return ""
     try:
         path.write_text(traceback.format_exc())
@@ -162,6 +158,10 @@ def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
             raise
         log.error("%s%s", describe_error(error), note())
         sys.exit(1)
+
+
+class RefusedStartError(ValueError):
+    """A start in the folder of another run, which stays as it is."""
 
 
 class FailedJobError(CompactHydraException):

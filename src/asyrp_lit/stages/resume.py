@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.hspace.direction import read_direction
 from asyrp_lit.stages.device import find_rank
-from asyrp_lit.stages.guard import run_folder
+from asyrp_lit.stages.guard import RefusedStartError, run_folder
 from asyrp_lit.stages.settings import (
     keep_settings,
     list_differences,
@@ -133,7 +133,7 @@ def _check_same(cfg: DictConfig, run: Path) -> None:
     differences = ["it kept no settings.yaml"] if kept is None else list_differences(kept[0], cfg)
     if differences:
         restore_hydra(run)
-        raise ValueError(
+        raise RefusedStartError(
             f"{run} holds a run of other settings ({name_differences(differences)}): choose another folder with "
             f"hydra.run.dir=FOLDER, or take its settings; resume={run} goes on with other passes, rates or trainers"
         )
@@ -146,7 +146,7 @@ def _check_fixed(cfg: DictConfig, run: Path) -> None:
         assert kept is not None
         if OmegaConf.select(kept[0], group) != OmegaConf.select(cfg, group):
             overrides = " ".join(kept[1])
-            raise ValueError(
+            raise RefusedStartError(
                 f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"
             )
 

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 SETTINGS_FILE = "settings.yaml"
-#: Settings that change nothing in what a run finds.
+#: Settings that change nothing in what a run finds, but for rounding.
 FREE = (
-    *("resume", "paths", "logger"),
+    *("resume", "paths", "logger", "method.chunk_size", "inversion_batch_size"),
     *("latents.num_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
 )
 #: What runs did that were started before there was such a setting.

@@ -53,7 +53,7 @@ def build_direction(model: HSpaceUNet) -> torch.nn.Module:
     return make_direction("f_t_ddpm", **arguments)
 
 
-def run_module(model: HSpaceUNet, cached: bool = False, validate: bool = False, trajectory: str = "sequential") -> None:
+def run_module(model: HSpaceUNet, cached: bool = False, validate: bool = False) -> None:
     """One batch through the LightningModule under a real trainer, as training or as validation."""
     network, tokenizer, expected = build_avatars_clip()
     clip = FrozenCLIP(network, tokenizer, expected, "random")
@@ -68,7 +68,6 @@ def run_module(model: HSpaceUNet, cached: bool = False, validate: bool = False, 
         INTERVAL,
         LossRecipe(),
         partial(torch.optim.Adam, lr=1e-4),
-        trajectory=trajectory,
         panel=MetricPanel(Judges(clip, load_lpips()), text_direction) if validate else None,
     )
     x = torch.randn(BATCH, 3, SIZE, SIZE).clamp(-1, 1)
@@ -126,10 +125,6 @@ def main() -> int:
             (1 + 5 * (n - 1), 5 + (n - 1) * 5 + (NUM_EDITED - 1) * 4),
         ),
         "training, P_t kept": (lambda model: run_module(model, cached=True), (NUM_EDITED, 2 * NUM_EDITED)),
-        "training, trajectory=cached": (
-            lambda model: run_module(model, cached=True, trajectory="cached"),
-            (NUM_EDITED, NUM_EDITED),
-        ),
         "training, trajectory followed": (run_module, (2 * NUM_EDITED, 3 * NUM_EDITED)),
         "validation (reconstruction and edit)": (
             lambda model: run_module(model, validate=True),

@@ -1,4 +1,4 @@
-"""Trains and judges the tiny direction: ``fit_direction.py FOLDER DEVICES BATCH_SIZE TRAJECTORY CHUNK_SIZE``.
+"""Trains and judges the tiny direction: ``fit_direction.py FOLDER DEVICES BATCH_SIZE CHUNK_SIZE``.
 
 Leaves the direction in ``FOLDER/DEVICES.pt``; metrics, state and preview grid in ``FOLDER/DEVICES/``.
 The batch size is that of each process, the chunk size (0 for none) that of the first alone.
@@ -18,11 +18,11 @@ from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.training.callbacks import KeepState, PreviewGrid
 
 
-def main(folder: Path, devices: int, batch_size: int, trajectory: str, chunk_size: int) -> None:
+def main(folder: Path, devices: int, batch_size: int, chunk_size: int) -> None:
     run = folder / str(devices)
     run.mkdir(exist_ok=True)
     panel = MetricPanel(Judges(make_module().clip, load_lpips()), torch.ones(1, 8))
-    module = make_module(lr=0.01, panel=panel, stagger=True, trajectory=trajectory)
+    module = make_module(lr=0.01, panel=panel, stagger=True)
     module.chunk_size = chunk_size if chunk_size and os.environ.get("LOCAL_RANK", "0") == "0" else None
     callbacks = [PreviewGrid(run, 2, (-1.0, 1.0), "tiny"), KeepState(run / "last.ckpt")]
     strategy = "ddp" if devices > 1 else "auto"
@@ -36,4 +36,4 @@ def main(folder: Path, devices: int, batch_size: int, trajectory: str, chunk_siz
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

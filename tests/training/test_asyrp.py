@@ -212,12 +212,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tiny, 
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "stagger", "trajectory", "skipped"),
+    ("optimizer", "stagger", "skipped"),
     [
-        (torch.optim.SGD, False, "sequential", 0),
-        (torch.optim.Adam, True, "sequential", 0),
-        (torch.optim.Adam, True, "sequential", 1),
-        (torch.optim.Adam, True, "cached", 1),
+        (torch.optim.SGD, False, 0),
+        (torch.optim.Adam, True, 0),
+        (torch.optim.Adam, True, 1),
     ],
 )
 @pytest.mark.parametrize(
@@ -231,13 +230,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tiny, 
         ("on_validation_start", 1),
     ],
 )
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(
-    tiny, tmp_path, hook, number, optimizer, stagger, trajectory, skipped
-):
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook, number, optimizer, stagger, skipped):
     last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "optimizer": optimizer, "lr_decay": 0.5, "lr": 0.01}
     options |= {
         "stagger": stagger,
-        "trajectory": trajectory,
         "lr_final": 0.1,
         "t_start": tiny.make_module().grid[-1 - skipped],
     }
@@ -309,25 +305,17 @@ def test_weights_of_another_direction_are_refused(tiny):
         module.load_state_dict({"direction.conv1.weight": module.direction.conv1.weight})
 
 
-@pytest.mark.parametrize("trajectory", ["sequential", "cached"])
-def test_an_update_in_chunks_is_that_of_the_whole_batch(tiny, tmp_path, trajectory):
+def test_an_update_in_chunks_is_that_of_the_whole_batch(tiny, tmp_path):
     """Five images in chunks of two, the last one smaller."""
-    weights = [
-        copy_weights(fit(tiny, tmp_path, batch_size=5, chunk_size=size, trajectory=trajectory)) for size in (None, 2)
-    ]
+    weights = [copy_weights(fit(tiny, tmp_path, batch_size=5, chunk_size=size)) for size in (None, 2)]
     start = copy_weights(tiny.make_module())
     assert_close(weights[1], weights[0], atol=1e-6, rtol=0)
     assert all((weights[0][key] - start[key]).abs().max() > 1e-3 for key in start)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"chunk_size": 0}, r"method\.chunk_size must be null or at least 1, got 0"),
-     ({"trajectory": "x"}, r"method\.trajectory must be one of sequential, cached, got 'x'")],
-)  # fmt: skip
-def test_a_wrong_way_of_training_is_refused(tiny, options, message):
-    with pytest.raises(ValueError, match=message):
-        tiny.make_module(**options)
+def test_a_wrong_way_of_training_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"method\.chunk_size must be null or at least 1, got 0"):
+        tiny.make_module(chunk_size=0)
 
 
 def test_trying_an_update_changes_nothing(tiny, tmp_path):

@@ -13,20 +13,19 @@ from torch.testing import assert_close
 SCRIPT = Path(__file__).with_name("fit_direction.py")
 
 
-def train_in_processes(folder, devices, batch_size, trajectory="sequential", chunk_size=0):
+def train_in_processes(folder, devices, batch_size, chunk_size=0):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, SCRIPT, folder, str(devices), str(batch_size), trajectory, str(chunk_size)]
+    command = [sys.executable, SCRIPT, folder, str(devices), str(batch_size), str(chunk_size)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / f"{devices}.pt", weights_only=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trajectory", ["sequential", "cached"])
-def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny, tmp_path, trajectory):
+def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny, tmp_path):
     """Six images in batches of four: the second is filled up, and f_t is updated 12 times; five images are judged."""
     start = tiny.make_module().direction.state_dict()
-    alone, together = (train_in_processes(tmp_path, *size, trajectory) for size in ((1, 4), (2, 2)))
+    alone, together = (train_in_processes(tmp_path, *size) for size in ((1, 4), (2, 2)))
     assert_close(together, alone, atol=1e-6, rtol=0)
     assert all((alone[key] - start[key]).abs().max() > 1e-3 for key in start)
     judged = [json.loads((tmp_path / devices / "metrics.json").read_text()) for devices in ("1", "2")]
@@ -45,6 +44,6 @@ def test_processes_may_take_their_images_in_chunks_of_different_sizes(tmp_path):
 @pytest.mark.slow
 def test_two_processes_with_one_image_each_keep_their_states(tmp_path):
     """The first process has no offset, and yet its images are gathered with the others'."""
-    train_in_processes(tmp_path, 2, 1, "sequential")
+    train_in_processes(tmp_path, 2, 1)
     slots = torch.load(tmp_path / "2/last.ckpt", weights_only=True)["slots"]
     assert slots["x"].shape[:2] == (2, 1)

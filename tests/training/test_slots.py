@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
+from asyrp_lit.diffusion.ddim import step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.slots import Slots, advance_unedited, choose_offsets, shuffle_stages
+from asyrp_lit.training.slots import Slots, advance_unedited, choose_offsets
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
 #: Edited timesteps of the tiny grid.
@@ -92,36 +92,3 @@ def test_slots_of_several_processes_are_those_of_one():
     together = choose_offsets(8, 26).tolist()
     assert together == [0, 3, 6, 9, 13, 16, 19, 22]
     assert [choose_offsets(4, 26, rank, 2).tolist() for rank in (0, 1)] == [together[::2], together[1::2]]
-
-
-@pytest.mark.parametrize("cached", [True, False])
-def test_cached_training_sees_every_image_at_every_timestep_of_its_unedited_trajectory(tiny, tmp_path, cached):
-    seen = []
-
-    class Recording(AsyrpModule):
-        def _train_at(self, batch):
-            seen.append(batch)
-            return super()._train_at(batch)
-
-    data, module = tiny.make_data(tmp_path, 3, cached=cached), tiny.make_module(Recording, trajectory="cached")
-    tiny.make_trainer().fit(module, data)
-    timesteps = sorted(t for t, _ in module.train_steps)
-    assert module.model.passes == {
-        "encode": 6 * STEPS * (1 if cached else 2),
-        "decode": 6 * STEPS * (1 if cached else 2),
-    }
-    for updates in (seen[:STEPS], seen[STEPS:]):
-        assert all(sorted(update.t.tolist()) == timesteps for update in updates)
-        assert all(sorted(times) == timesteps for times in zip(*(update.t.tolist() for update in updates), strict=True))
-    for update in seen:
-        tolerance = 5e-2 if cached else 1e-6  # P_t is kept in float16
-        assert_close(update.eps, module.model(update.x, update.t), atol=tolerance, rtol=tolerance)
-        assert_close(compute_pred_x0(update.x, update.eps, update.alpha_bar_t), update.pred_x0, atol=1e-3, rtol=1e-3)
-
-
-def test_the_order_of_cached_timesteps_is_another_for_each_batch_and_the_same_again():
-    offsets = choose_offsets(4, 26)
-    first = shuffle_stages(offsets, 26, 0, 0)
-    assert torch.equal(first, shuffle_stages(offsets, 26, 0, 0))
-    assert all(not torch.equal(first, shuffle_stages(offsets, 26, *where)) for where in ((0, 1), (1, 0)))
-    assert torch.equal(first.sort(dim=0).values, torch.arange(26)[:, None].expand(26, 4))

@@ -41,7 +41,6 @@ FIXED = (
         "method.t_0",
         "method.batch_size",
         "method.stagger",
-        "method.trajectory",
         "method.loss",
     ),
     "method.calibration.num_images",

@@ -22,7 +22,7 @@ FREE = (
     *("latents.num_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
 )
 #: What runs did that were started before there was such a setting.
-BEFORE = {"method.trajectory": "sequential", "method.chunk_size": None, "compile": False}
+BEFORE = {"method.chunk_size": None, "compile": False}
 #: Differences that a message names.
 _NAMED = 5
 

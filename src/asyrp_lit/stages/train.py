@@ -103,7 +103,6 @@ def build_module(
         method.lr_final,
         method.stagger,
         None if method.chunk_size == AUTO else method.chunk_size,
-        method.trajectory,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
         KeptReadings(clip, keep) if keep else None,

@@ -29,12 +29,8 @@ from asyrp_lit.training.slots import (
     descend_to_start,
     follow_source,
     gather_alphas,
-    shuffle_stages,
-    unroll_unedited,
 )
 
-#: Where updates take place: on the edited trajectories on their way down, or on the unedited ones at random timesteps.
-TRAJECTORIES = ("sequential", "cached")
 #: What to do when a training diverges.
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
 
@@ -84,7 +80,6 @@ class AsyrpModule(KeepsSlots):
         lr_final: float = 1.0,
         stagger: bool = False,
         chunk_size: int | None = None,
-        trajectory: str = "sequential",
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
         kept: KeptReadings | None = None,
@@ -108,9 +103,6 @@ class AsyrpModule(KeepsSlots):
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"method.chunk_size must be null or at least 1, got {chunk_size}")
         self.chunk_size = chunk_size
-        if trajectory not in TRAJECTORIES:
-            raise ValueError(f"method.trajectory must be one of {', '.join(TRAJECTORIES)}, got {trajectory!r}")
-        self.trajectory = trajectory
         self.grad_clip = grad_clip
         self.panel = panel
         self.kept = kept if recipe.w_keep else None
@@ -157,24 +149,12 @@ class AsyrpModule(KeepsSlots):
             fresh = Slots.start(batch, self.clip.encode_images(batch.x_0))
         fresh = descend_to_start(fresh, self._lead, self.alphas_cumprod, self.model)
         t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
-        if self.trajectory == "cached":
-            objectives = self._train_cached(fresh, t, t_prev, batch_idx)
-        else:
-            objectives = self._train_chain(fresh, t, t_prev)
+        objectives = self._train_chain(fresh, t, t_prev)
         names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
         parts = torch.stack([torch.stack([part.mean() for part in parts]) for parts in objectives])
         self._check_finite(parts[:, 0])
         means = dict(zip(names, parts.mean(dim=0), strict=True))
         self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))
-
-    def _train_cached(self, fresh: Slots, t: Tensor, t_prev: Tensor, batch_idx: int) -> Iterator[Objective]:
-        """Updates on the unedited trajectories of the batch."""
-        trajectory = unroll_unedited(fresh, t, t_prev, self.alphas_cumprod, self.model)
-        offsets = self._spread(len(fresh.x))
-        for stages in shuffle_stages(offsets, len(t), self.current_epoch, batch_idx):
-            x, eps, pred_x0 = trajectory.select(stages)
-            alphas = gather_alphas(self.alphas_cumprod, t[stages], t_prev[stages])
-            yield self._train_at(UpdateBatch(x, t[stages], *alphas, pred_x0, fresh.source, eps))[1]
 
     def _train_chain(self, fresh: Slots, t: Tensor, t_prev: Tensor) -> Iterator[Objective]:
         """Updates on the edited trajectories on their way down."""
@@ -192,9 +172,6 @@ class AsyrpModule(KeepsSlots):
     def _choose_offsets(self, batch_size: int) -> Tensor:
         if not self.stagger:
             return torch.zeros(batch_size, dtype=torch.int64, device=self.device)
-        return self._spread(batch_size)
-
-    def _spread(self, batch_size: int) -> Tensor:
         trainer = self.trainer
         offsets = choose_offsets(batch_size, len(self.train_steps), trainer.global_rank, trainer.world_size)
         return offsets.to(self.device)
@@ -233,7 +210,7 @@ class AsyrpModule(KeepsSlots):
         """The loss with its graph, eps and eps_edit."""
         with torch.no_grad():
             bottleneck = self.model.encode(batch.x, batch.t)
-            eps = self.model.decode(bottleneck).float() if batch.eps is None else batch.eps
+            eps = self.model.decode(bottleneck).float()
         direction = MeasuredDirection(self.direction)
         eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
         pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)

@@ -58,7 +58,6 @@ class UpdateBatch(NamedTuple):
         alpha_bar_t, alpha_bar_prev: (B, 1, 1, 1) there and at the next.
         pred_x0: (B, 3, S, S) P_t of the unedited trajectories.
         source: (B, D) CLIP embeddings of x_0.
-        eps: (B, 3, S, S) noise that the network predicts; ``None`` where it is to be decoded.
     """
 
     x: Images
@@ -67,16 +66,11 @@ class UpdateBatch(NamedTuple):
     alpha_bar_prev: Coef
     pred_x0: Images
     source: Embeddings
-    eps: Images | None = None
 
     def split(self, size: int | None) -> "list[UpdateBatch]":
         """In parts of at most so many images; ``None`` for one part."""
         rows = [slice(i, i + size) for i in range(0, len(self.x), size)] if size else [slice(None)]
-        return [UpdateBatch(*(_take(value, part) for value in self)) for part in rows]  # type: ignore[arg-type]
-
-
-def _take(values: Tensor | None, rows: slice) -> Tensor | None:
-    return None if values is None else values[rows]
+        return [UpdateBatch(*(value[part] for value in self)) for part in rows]
 
 
 def _choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -117,72 +111,15 @@ def advance_unedited(
     """
     x = slots.x
     for k in range(int(stages.max())):
-        moved = _step_unedited(slots, x, k, t, t_prev, alphas_cumprod, model)[-1]
+        steps = t[k].expand(len(x))
+        alpha_bar_t, alpha_bar_prev = gather_alphas(alphas_cumprod, steps, t_prev[k].expand(len(x)))
+        if slots.pred_x0 is None:
+            eps = model(x, steps).float()
+        else:
+            eps = (x - alpha_bar_t.sqrt() * slots.pred_x0[:, k]) / (1 - alpha_bar_t).sqrt()
+        moved = step_ddim(x, eps, alpha_bar_t, alpha_bar_prev)
         x = torch.where((stages > k).view(-1, 1, 1, 1), moved, x)
     return slots._replace(x=x, x_source=x)
-
-
-def _step_unedited(
-    slots: Slots, x: Images, k: int, t: Tensor, t_prev: Tensor, alphas_cumprod: Table, model: HSpaceUNet
-) -> tuple[Images, Images, Images]:
-    """eps and P_t at stage k of the unedited trajectories, and their next states."""
-    steps = t[k].expand(len(x))
-    alpha_bar_t, alpha_bar_prev = gather_alphas(alphas_cumprod, steps, t_prev[k].expand(len(x)))
-    if slots.pred_x0 is None:
-        eps = model(x, steps).float()
-        pred_x0 = compute_pred_x0(x, eps, alpha_bar_t)
-    else:
-        pred_x0 = slots.pred_x0[:, k]
-        eps = (x - alpha_bar_t.sqrt() * pred_x0) / (1 - alpha_bar_t).sqrt()
-    return eps, pred_x0, step_ddim(x, eps, alpha_bar_t, alpha_bar_prev)
-
-
-class Trajectory(NamedTuple):
-    """The unedited trajectories of a batch at its training timesteps, from the noisiest down.
-
-    Attributes:
-        x: (B, T, 3, S, S) states.
-        eps: (B, T, 3, S, S) noise that the network predicts there.
-        pred_x0: (B, T, 3, S, S) P_t.
-    """
-
-    x: Tensor
-    eps: Tensor
-    pred_x0: Tensor
-
-    def select(self, stages: Stages) -> tuple[Images, Images, Images]:
-        """States, noise and P_t of every image at a stage of its own."""
-        rows = torch.arange(len(stages), device=stages.device)
-        return self.x[rows, stages], self.eps[rows, stages], self.pred_x0[rows, stages]
-
-
-@torch.no_grad()
-def unroll_unedited(slots: Slots, t: Tensor, t_prev: Tensor, alphas_cumprod: Table, model: HSpaceUNet) -> Trajectory:
-    """The whole unedited trajectories; where P_t is kept, eps follows from it and no pass of the network is needed.
-
-    Args:
-        slots: at the first training timestep.
-        t, t_prev, alphas_cumprod, model: as for ``advance_unedited``.
-    """
-    x, parts = slots.x, []
-    for k in range(len(t)):
-        eps, pred_x0, moved = _step_unedited(slots, x, k, t, t_prev, alphas_cumprod, model)
-        parts.append((x, eps, pred_x0))
-        x = moved
-    return Trajectory(*(torch.stack(values, dim=1) for values in zip(*parts, strict=True)))
-
-
-def shuffle_stages(offsets: Stages, num_steps: int, epoch: int, batch: int) -> Tensor:
-    """(T, B) stage of each image at each update: every image passes all stages once, evenly spread at every update.
-
-    Args:
-        offsets: of each image, ``choose_offsets``.
-        num_steps: stages.
-        epoch, batch: seed of the order, so that a resumed run draws the same.
-    """
-    generator = torch.Generator().manual_seed(epoch * 1_000_003 + batch)
-    order = torch.randperm(num_steps, generator=generator).to(offsets)
-    return (offsets + order[:, None]) % num_steps
 
 
 def descend_to_start(slots: Slots, lead: Sequence[tuple[int, int]], alphas_cumprod: Table, model: HSpaceUNet) -> Slots:

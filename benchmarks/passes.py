@@ -25,7 +25,7 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.objective import LossRecipe
+from asyrp_lit.training.objective import EditLoss, LossRecipe
 
 GRID = make_time_grid(10)
 INTERVAL = Interval(t_edit=500, t_boost=200)
@@ -60,13 +60,10 @@ def run_module(model: HSpaceUNet, cached: bool = False, validate: bool = False) 
     text_direction = torch.nn.functional.normalize(torch.randn(1, 128), dim=-1)
     module = AsyrpModule(
         model,
-        clip,
         build_direction(model),
-        text_direction,
-        0.9,
+        EditLoss(clip, text_direction, 0.9, LossRecipe()),
         GRID,
         INTERVAL,
-        LossRecipe(),
         partial(torch.optim.Adam, lr=1e-4),
         panel=MetricPanel(Judges(clip, load_lpips()), text_direction) if validate else None,
     )

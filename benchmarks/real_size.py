@@ -26,7 +26,7 @@ from asyrp_lit.hspace.direction import direction_arguments, make_direction
 from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.objective import LossRecipe
+from asyrp_lit.training.objective import EditLoss, LossRecipe
 
 CONF = Path(__file__).parents[1] / "conf"
 MODELS = ("ddpmpp_celeba", "adm_imagenet")
@@ -53,9 +53,8 @@ def build_module(model: HSpaceUNet, kind: str) -> AsyrpModule:
     arguments = direction_arguments(kind, model.h_channels, model.h_size, model.temb_channels, grid)
     direction = torch.nn.functional.normalize(torch.randn(1, 512), dim=-1)
     make_optimizer = instantiate({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5})
-    interval, recipe = Interval(500, 0), LossRecipe()
-    f_t = make_direction(kind, **arguments)
-    return AsyrpModule(model, clip, f_t, direction, 0.9, grid, interval, recipe, make_optimizer)
+    loss = EditLoss(clip, direction, 0.9, LossRecipe())
+    return AsyrpModule(model, make_direction(kind, **arguments), loss, grid, Interval(500, 0), make_optimizer)
 
 
 def train_once(module: AsyrpModule, x: torch.Tensor, t: torch.Tensor) -> None:
@@ -65,9 +64,9 @@ def train_once(module: AsyrpModule, x: torch.Tensor, t: torch.Tensor) -> None:
     with torch.no_grad():
         bottleneck = model.encode(x, t)
         source = compute_pred_x0(x, model.decode(bottleneck), alpha_bar_t)
-        embeddings = module.clip.encode_images(x)
+        embeddings = module.loss.clip.encode_images(x)
     edit = compute_pred_x0(x, model.decode(bottleneck, module.direction(bottleneck.h, bottleneck.temb, t)), alpha_bar_t)
-    module.compute_objective(edit, source, embeddings).total.mean().backward()
+    module.loss(edit, source, embeddings).total.mean().backward()
     optimizer.step()
 
 

@@ -39,7 +39,7 @@ from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation, load_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.registry import load_embedded
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.objective import LossRecipe
+from asyrp_lit.training.objective import EditLoss, LossRecipe
 
 CONF = Path(__file__).parents[1] / "conf"
 CLIP = "ViT-B-16-quickgelu"
@@ -171,8 +171,8 @@ def train_ours(
     job: Job, setting: Setting, make_optimizer: Callable[..., torch.optim.Optimizer] = SGD
 ) -> tuple[torch.Tensor, float]:
     f_t, watch = job.make_f_t(), Stopwatch()
-    common = (job.text_direction, COS_TEXT, job.grid, INTERVAL, LossRecipe(), make_optimizer)
-    module = AsyrpModule(job.model, job.clip, f_t, *common)
+    loss = EditLoss(job.clip, job.text_direction, COS_TEXT, LossRecipe())
+    module = AsyrpModule(job.model, f_t, loss, job.grid, INTERVAL, make_optimizer)
     labels, index = torch.zeros(len(job.x_0), 0, dtype=torch.int64), torch.arange(len(job.x_0))
     parts = (tensor.cpu().split(setting.batch) for tensor in (job.x_0, job.x_T, labels, index, job.pred_x0))
     loader = torch.utils.data.DataLoader([LatentBatch(*p) for p in zip(*parts, strict=True)], batch_size=None)  # type: ignore[arg-type]

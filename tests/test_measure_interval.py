@@ -183,7 +183,8 @@ def test_a_sweep_again_edits_nothing_and_a_larger_grid_only_its_new_cells(measur
         (["sweep=yes please"], "sweep must be true or false, got 'yes please'"),
         (["sweep=true"], "sweep=true needs direction="),
         (["direction={direction}"], "direction is for sweep=true only"),
-        (["sweep=true", "direction=/nowhere.safetensors"], "direction /nowhere.safetensors does not exist"),
+        (["sweep=true", "direction=/nowhere.safetensors"], "there is no direction file /nowhere.safetensors, nor an"),
+        (["sweep=true", "direction=glasses"], "glasses.safetensors was trained on ddpmpp_avatars"),  # of the package
         (["sweep=true", "direction={foreign}"], "Choose the base model custom"),
         (["sweep=true", "direction={direction}", "t_edits=[]"], "t_edits must be null or a list of timesteps"),
         (["sweep=true", "direction={direction}", "t_edits=[a]"], "t_edits must be whole numbers, 0 to 1000, got 'a'"),

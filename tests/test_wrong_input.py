@@ -78,6 +78,7 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.chunk_size=0"], "method.chunk_size must be a whole number, 1 or more, or null or auto, got 0"),
         (["method.passes=0"], "method.passes must be a whole number, 1 or more, got 0"),
         (["compile=fast"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
+        (["compile=1.0"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
         (["compile=1"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, or auto, got -1"),
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, f_eps, got 'f_x'"),
@@ -143,12 +144,13 @@ def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, t
     ("overrides", "message"),
     [
         ([], "evaluate.py needs direction="),
-        (["direction=/nowhere.safetensors"], "direction /nowhere.safetensors does not exist"),
+        (["direction=/nowhere.safetensors"], "there is no direction file /nowhere.safetensors, nor an embedded"),
+        (["direction=glasses"], "glasses.safetensors was trained on ddpmpp_avatars"),
         (["direction={unet}/diffusion_pytorch_model.safetensors"], "is not a direction file of asyrp_lit"),
         (["direction={run}/glasses.safetensors", "attr=beard"], "edits 'glasses': add attr=glasses"),
         (["direction={run}/glasses.safetensors", "strengths=[]"], "strengths must name one strength or more"),
     ],
-    ids=["none", "missing", "another file", "another attribute", "no strengths"],
+    ids=["none", "missing", "of the package", "another file", "another attribute", "no strengths"],
 )
 def test_evaluate_says_what_is_wrong_with_a_direction(fail, scripts, finished, overrides, message):
     options = [override.format(run=finished, unet=scripts.unet) for override in overrides]

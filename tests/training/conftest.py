@@ -1,5 +1,6 @@
 """A whole training set-up that takes milliseconds a step; ``fit_direction.py`` imports it too."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from asyrp_lit.inversion.fill import fill_store, make_store_key
 from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation, build_avatars_clip
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.objective import LossRecipe
+from asyrp_lit.training.objective import EditLoss, LossRecipe
 
 GRID = make_time_grid(5)
 #: Three of the five timesteps are edited, the last of them at t_edit itself.
@@ -70,14 +71,14 @@ def make_clip():
     return FrozenCLIP(TinyTowers(), build_avatars_clip()[1], expected, "tiny")
 
 
-def make_module(cls=AsyrpModule, recipe=None, optimizer=torch.optim.SGD, lr=0.1, **options):
+def make_module(cls=AsyrpModule, recipe=None, optimizer=torch.optim.SGD, lr=0.1, kept=None, loss=EditLoss, **options):
     torch.manual_seed(1)
     direction = DDPMDelta(16, 32, num_groups=4)
     text_direction = F.normalize(torch.randn(1, 8), dim=-1)
+    loss = loss(make_clip(), text_direction, 0.9, recipe or LossRecipe(), kept)
     return cls(
-        make_model(), make_clip(), direction, text_direction, 0.9, GRID, INTERVAL, recipe or LossRecipe(),
-        lambda parameters: optimizer(parameters, lr=lr), **options,
-    )  # fmt: skip
+        make_model(), direction, loss, GRID, INTERVAL, lambda parameters: optimizer(parameters, lr=lr), **options
+    )
 
 
 def make_data(root, batch_size=2, num_train=6, cached=True, num_val=2):
@@ -100,9 +101,28 @@ def make_trainer(max_epochs=1, callbacks=(), **options):
     )  # fmt: skip
 
 
+def copy_weights(module):
+    return {key: value.clone() for key, value in module.direction.state_dict().items()}
+
+
+def fit(root, max_epochs=1, callbacks=(), resume=None, batch_size=2, cached=True, t_start=1000, **options):
+    """A trained module; one that was killed comes back as it was."""
+    module = make_module(**options)
+    module.interval = module.interval._replace(t_start=t_start)
+    trainer = make_trainer(max_epochs, callbacks)
+    with suppress(RuntimeError):
+        trainer.fit(module, make_data(root, batch_size, cached=cached), ckpt_path=resume, weights_only=True)
+    return module
+
+
+def read_batch(root, batch_size=3, cached=True):
+    data = make_data(root, batch_size, cached=cached)
+    data.setup("fit")
+    return next(iter(data.train_dataloader()))
+
+
 @pytest.fixture
 def tiny():
     """The builders above."""
-    return SimpleNamespace(
-        make_module=make_module, make_data=make_data, make_trainer=make_trainer, make_model=make_model
-    )
+    builders = (make_module, make_data, make_trainer, make_model, fit, read_batch, copy_weights)
+    return SimpleNamespace(**{builder.__name__: builder for builder in builders})

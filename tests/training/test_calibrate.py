@@ -13,9 +13,9 @@ STRENGTHS = [0.5, 1.0, 2.0]
 
 
 def measure(module, x_0, x_T, strengths=STRENGTHS, batch_size=4):
-    common = (module.text_direction, strengths, module.grid, module.interval, module.alphas_cumprod)
+    common = (module.loss.text_direction, strengths, module.grid, module.interval, module.alphas_cumprod)
     return measure_cosines(
-        module.model, module.clip, module.direction, x_0, x_T, *common, batch_size=batch_size, progress=False
+        module.model, module.loss.clip, module.direction, x_0, x_T, *common, batch_size=batch_size, progress=False
     )
 
 
@@ -34,8 +34,8 @@ def test_the_cosines_are_those_of_finished_edits_whatever_the_batch(tiny, images
         direction = Scaled(module.direction, strength)
         interval = module.interval._replace(t_boost=0)
         edited = sample_images(module.model, x_T, module.grid, module.alphas_cumprod, direction, interval)
-        source = module.clip.encode_images(x_0)
-        cosine = directional_cosine(module.clip.encode_images(edited), source, module.text_direction)
+        source = module.loss.clip.encode_images(x_0)
+        cosine = directional_cosine(module.loss.clip.encode_images(edited), source, module.loss.text_direction)
         expected.append(cosine.mean())
     assert len({round(float(cosine), 4) for cosine in expected}) == 3
     for batch_size in (1, 6, 100):

@@ -30,8 +30,8 @@ def test_the_kept_readings_are_of_p_t_before_and_after_and_weighted(tiny):
     kept = KeptReadings(Prompts(), [("a", "b")])
     module = tiny.make_module(recipe=LossRecipe(w_keep=0.5), kept=kept)
     edit, source = make_images()
-    objective = module.compute_objective(edit, source, module.clip.encode_images(source.roll(1, -1)))
-    assert_close(objective.keep, kept(module.clip.encode_images(edit), module.clip.encode_images(source)))
+    objective = module.loss(edit, source, module.loss.clip.encode_images(source.roll(1, -1)))
+    assert_close(objective.keep, kept(module.loss.clip.encode_images(edit), module.loss.clip.encode_images(source)))
     assert objective.keep.min() > 0
     assert_close(objective.total, objective.clip + 3.0 * 0.9 * objective.l1 + 0.5 * objective.keep)
 
@@ -39,8 +39,8 @@ def test_the_kept_readings_are_of_p_t_before_and_after_and_weighted(tiny):
 def test_a_weight_of_zero_reads_nothing(tiny):
     module = tiny.make_module(recipe=LossRecipe(w_keep=0.0), kept=KeptReadings(Prompts(), [("a", "b")]))
     edit, source = make_images()
-    assert module.kept is None
-    assert not module.compute_objective(edit, source, module.clip.encode_images(source)).keep.any()
+    assert module.loss.kept is None
+    assert not module.loss(edit, source, module.loss.clip.encode_images(source)).keep.any()
 
 
 def test_the_size_of_delta_h_is_relative_to_h_and_weighted(tiny):
@@ -50,9 +50,9 @@ def test_the_size_of_delta_h_is_relative_to_h_and_weighted(tiny):
     assert_close(direction.size, torch.full((3,), 0.25))
     module = tiny.make_module(recipe=LossRecipe(w_delta_h=2.0))
     edit, source = make_images()
-    embeddings = module.clip.encode_images(source.roll(1, -1))
-    plain = module.compute_objective(edit, source, embeddings)
-    sized = module.compute_objective(edit, source, embeddings, direction.size)
+    embeddings = module.loss.clip.encode_images(source.roll(1, -1))
+    plain = module.loss(edit, source, embeddings)
+    sized = module.loss(edit, source, embeddings, direction.size)
     assert_close(sized.total, plain.total + 0.5)
 
 

@@ -68,7 +68,7 @@ def check_settings(cfg: DictConfig) -> None:
         ValueError: a number or the kind of direction is not possible.
     """
     check_counts(cfg, COUNTS)
-    if cfg.compile not in MODES or type(cfg.compile) is int:
+    if cfg.compile not in MODES or type(cfg.compile) in (int, float):
         modes = ", ".join(str(mode).lower() for mode in MODES)
         raise ValueError(f"compile must be one of {modes}, got {cfg.compile!r}")
     if cfg.method.kind in FOUND_KINDS:

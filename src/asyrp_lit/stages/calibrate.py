@@ -45,11 +45,11 @@ def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trai
     with autocast_as(cfg):
         cosines = measure_cosines(
             module.model,
-            module.clip,
+            module.loss.clip,
             module.direction,
             x_0,
             x_T,
-            module.text_direction,
+            module.loss.text_direction,
             strengths,
             module.grid,
             module.interval,

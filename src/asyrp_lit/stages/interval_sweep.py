@@ -21,6 +21,7 @@ from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
 from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
 from asyrp_lit.hspace.direction import DirectionInfo, load_direction
+from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.hspace.interval import LPIPSCurves, propose_t_boosts, propose_t_edits
 from asyrp_lit.inversion.fill import LatentSource, make_store_key
 from asyrp_lit.inversion.invert import invert_images
@@ -56,7 +57,7 @@ def load_swept(cfg: DictConfig, model: HSpaceUNet, grid: tuple[int, ...]) -> Swe
         FileNotFoundError: there is no such file.
         ValueError: it is no direction, one of another base model, or a wanted interval is not possible.
     """
-    direction, info = load_direction(Path(cfg.direction), model.fingerprint(), model.name)
+    direction, info = load_direction(find_direction(cfg.direction), model.fingerprint(), model.name)
     for name in ("t_edits", "t_boosts"):
         _check_timesteps(name, cfg[name])
     for t_edit in cfg.t_edits or ():
@@ -144,7 +145,7 @@ def build_panels(
 def open_kept(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> KeptImages:
     """Where the cells of this direction on these images are kept, beside the latent stores."""
     key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0, str(cfg.trainer.precision))
-    digest = hashlib.sha256(Path(cfg.direction).read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(find_direction(cfg.direction).read_bytes()).hexdigest()[:12]
     return KeptImages(Path(cfg.paths.latents) / f"sweep-{key.folder_name()}-{digest}")
 
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -16,6 +15,7 @@ from asyrp_lit.hspace.direction import (
     load_direction,
     read_direction_info,
 )
+from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.losses.clip import choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.perceptual import load_lpips
@@ -48,10 +48,10 @@ def describe(attribute: Attribute) -> str:
 def evaluate(cfg: DictConfig) -> None:
     """Metrics of a direction file at several strengths, how monotone they are in it, and a grid."""
     if cfg.direction is None:
-        raise ValueError("evaluate.py needs direction=/path/to/a/direction.safetensors (train.py writes one)")
+        raise ValueError("evaluate.py needs direction=, a file (train.py writes one) or the name of an embedded one")
     if not cfg.strengths:
         raise ValueError("strengths must name one strength or more, such as strengths=[0.5,1.0]")
-    path = Path(cfg.direction)
+    path = find_direction(cfg.direction)
     info = read_direction_info(path)
     if info.trg_text and info.attribute != cfg.attr.name:
         raise ValueError(

@@ -43,6 +43,7 @@ from asyrp_lit.stages.resume import begin, check_fits, choose_run, read_batch_si
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
+from asyrp_lit.training.objective import EditLoss
 from asyrp_lit.training.terminate import EndOnSigterm, Terminated
 
 log = logging.getLogger(__name__)
@@ -89,15 +90,14 @@ def build_module(
     keep = attribute.keep
     if keep is None and attribute.labels is not None and cfg.model.domain == AVATARS:
         keep = tuple(other_prompts(attribute.labels))
+    cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
+    kept = KeptReadings(clip, keep) if keep else None
     return AsyrpModule(
         model,
-        clip,
         direction,
-        text_direction,
-        compute_cos_text(clip, attribute.src_text, attribute.trg_text),
+        EditLoss(clip, text_direction, cos_text, instantiate(method.loss), kept),
         grid,
         interval,
-        instantiate(method.loss),
         instantiate(method.optimizer),
         method.lr_decay,
         method.lr_final,
@@ -105,7 +105,6 @@ def build_module(
         None if method.chunk_size == AUTO else method.chunk_size,
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
-        KeptReadings(clip, keep) if keep else None,
         float(cfg.judged),
     )
 
@@ -259,6 +258,7 @@ def write_results(
     loss: dict[str, Any] = {str(k): v for k, v in method.loss.items() if k != "_target_"}
     if method.calibration.num_images:
         loss["calibrated"] = module.strength  # of delta_h as trained
+    texts = {"clip": module.loss.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.loss.cos_text, 4)}
     if cfg.judged != 1:
         loss["judged"] = cfg.judged  # the strength of the metrics
     info = DirectionInfo(
@@ -275,7 +275,7 @@ def write_results(
         t_boost=module.interval.t_boost,
         t_start=module.interval.t_start,
         num_steps=method.num_steps,
-        loss=loss | {"clip": module.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.cos_text, 4)},
+        loss=loss | texts,
         metrics=metrics,
         labels=list_classes(attribute.labels),
         where=list_classes(attribute.where),

@@ -9,18 +9,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asyrp_lit.data.datamodule import LatentBatch, LatentsDataModule
-from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase, step_asyrp
+from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
-from asyrp_lit.editing.sample import descend, edit_eps
+from asyrp_lit.editing.sample import edit_eps
 from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
-from asyrp_lit.losses.clip import FrozenCLIP
-from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import Embeddings, Images, PerSample
+from asyrp_lit.shapes import Images
 from asyrp_lit.training.keeps_slots import KeepsSlots
-from asyrp_lit.training.objective import EditLoss, LossRecipe, MeasuredDirection, Objective
+from asyrp_lit.training.objective import EditLoss, MeasuredDirection, Objective
 from asyrp_lit.training.slots import (
     Slots,
     UpdateBatch,
@@ -44,37 +42,30 @@ class AsyrpModule(KeepsSlots):
 
     Args:
         model: frozen base model.
-        clip: frozen CLIP.
         direction: what is trained.
-        text_direction: dT, (1, D).
-        cos_text: cosine of the bare prompts.
+        loss: what it is trained with.
         grid: ascending timesteps of the generative process; training uses those of the interval.
         interval: t_edit, t_boost and t_start.
-        recipe: the loss.
         make_optimizer: parameters -> optimiser.
         lr_decay: factor on the learning rate after every pass over the images.
         lr_final: factor that the learning rate falls to, linearly, by the last batch.
         stagger: whether the images of an update are at different timesteps, spread over the trajectory. Updates then
             do not follow one batch down: each sees other images and all timesteps, at the same number of passes.
+        chunk_size: images of an update that go through the networks at once; ``None`` for all.
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
-        kept: what CLIP shall read as before, weighted by the recipe's ``w_keep``; ``None`` for nothing.
         judged: strength at which validation edits.
     """
 
-    text_direction: Tensor
     alphas_cumprod: Tensor
 
     def __init__(
         self,
         model: HSpaceUNet,
-        clip: FrozenCLIP,
         direction: nn.Module,
-        text_direction: Embeddings,
-        cos_text: float,
+        loss: EditLoss,
         grid: tuple[int, ...],
         interval: Interval,
-        recipe: LossRecipe,
         make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         lr_decay: float = 1.0,
         lr_final: float = 1.0,
@@ -82,20 +73,15 @@ class AsyrpModule(KeepsSlots):
         chunk_size: int | None = None,
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
-        kept: KeptReadings | None = None,
         judged: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(grid, interval)
         self.automatic_optimization = False
         self.model = model
-        self.clip = clip
         self.direction = direction
+        self.loss = loss
         #: What the direction was multiplied by after training.
         self.strength = 1.0
-        self.grid = grid
-        self.interval = interval
-        self.recipe = recipe
-        self.cos_text = cos_text
         self.make_optimizer = make_optimizer
         self.lr_decay = lr_decay
         self.lr_final = lr_final
@@ -105,20 +91,8 @@ class AsyrpModule(KeepsSlots):
         self.chunk_size = chunk_size
         self.grad_clip = grad_clip
         self.panel = panel
-        self.kept = kept if recipe.w_keep else None
         self.judged = judged
-        self.register_buffer("text_direction", text_direction)
         self.register_buffer("alphas_cumprod", make_alphas_cumprod())
-
-    @property
-    def train_steps(self) -> list[tuple[int, int]]:
-        """Pairs (t, t_prev) of the editing interval, from the noisiest down."""
-        return [(t, t_prev) for t, t_prev in descend(self.grid) if in_editing_phase(t, self.interval)]
-
-    @property
-    def _lead(self) -> list[tuple[int, int]]:
-        """Pairs (t, t_prev) with t > t_start, which are not edited."""
-        return [(t, t_prev) for t, t_prev in descend(self.grid) if t > self.interval.t_start]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The direction alone."""
@@ -129,25 +103,14 @@ class AsyrpModule(KeepsSlots):
         own = {key.removeprefix("direction."): value for key, value in state_dict.items()}
         return self.direction.load_state_dict(own, strict=strict, assign=assign)
 
-    def compute_objective(
-        self,
-        pred_x0_edit: Images,
-        pred_x0_source: Images,
-        source_embeddings: Embeddings,
-        size: PerSample | None = None,
-    ) -> Objective:
-        """The loss per sample; arguments are ``EditLoss``'s."""
-        loss = EditLoss(self.clip, self.text_direction, self.cos_text, self.recipe, self.kept)
-        return loss(pred_x0_edit, pred_x0_source, source_embeddings, size)
-
     def training_step(self, batch: LatentBatch, batch_idx: int) -> None:
         """As many updates as there are training timesteps; on the way every slot takes in its image of the batch.
 
         Staggered, a slot's image goes on into the next batch's step. Else all start and end together.
         """
         with torch.no_grad():
-            fresh = Slots.start(batch, self.clip.encode_images(batch.x_0))
-        fresh = descend_to_start(fresh, self._lead, self.alphas_cumprod, self.model)
+            fresh = Slots.start(batch, self.loss.clip.encode_images(batch.x_0))
+        fresh = descend_to_start(fresh, self.lead_steps, self.alphas_cumprod, self.model)
         t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
         objectives = self._train_chain(fresh, t, t_prev)
         names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
@@ -214,7 +177,7 @@ class AsyrpModule(KeepsSlots):
         direction = MeasuredDirection(self.direction)
         eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
         pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
-        return self.compute_objective(pred_x0_edit, batch.pred_x0, batch.source, direction.size), eps, eps_edit
+        return self.loss(pred_x0_edit, batch.pred_x0, batch.source, direction.size), eps, eps_edit
 
     def try_update(self, num_images: int) -> None:
         """The passes of an update on so many empty images, to see that they fit into memory; nothing is changed.
@@ -227,7 +190,7 @@ class AsyrpModule(KeepsSlots):
         x = torch.zeros(num_images, channels, model.image_size, model.image_size, device=self.device)
         t, t_prev = (torch.full((num_images,), value, device=self.device) for value in self.train_steps[0])
         alphas = gather_alphas(self.alphas_cumprod, t, t_prev)
-        objective, *_ = self._evaluate(UpdateBatch(x, t, *alphas, x, self.clip.encode_images(x)))
+        objective, *_ = self._evaluate(UpdateBatch(x, t, *alphas, x, self.loss.clip.encode_images(x)))
         objective.total.mean().backward()  # type: ignore[no-untyped-call]
         self.direction.zero_grad()
 
@@ -270,7 +233,7 @@ class AsyrpModule(KeepsSlots):
         """
         data = getattr(self.trainer, "datamodule", None)
         kept = data.stores["train"].key.pred_x0_steps if isinstance(data, LatentsDataModule) else ()
-        wanted = tuple(t for t, _ in self._lead + self.train_steps)
+        wanted = tuple(t for t, _ in self.lead_steps + self.train_steps)
         if kept and kept[: len(wanted)] != wanted:
             raise ValueError(
                 f"the train store keeps P_t at t = {', '.join(map(str, kept))}, but training down to t_edit = "

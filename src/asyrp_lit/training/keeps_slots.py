@@ -7,21 +7,35 @@ from torch import Tensor
 
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.data.latent_loader import LatentDataset
+from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
+from asyrp_lit.editing.sample import descend
 from asyrp_lit.training.slots import Slots
 
 
 class KeepsSlots(LightningModule):
-    """A module whose images on their way survive a resume, in every process."""
+    """A module whose images on their way down a time grid survive a resume, in every process.
 
-    def __init__(self) -> None:
+    Args:
+        grid: ascending timesteps of the generative process.
+        interval: t_edit, t_boost and t_start.
+    """
+
+    def __init__(self, grid: tuple[int, ...], interval: Interval) -> None:
         super().__init__()
+        self.grid = grid
+        self.interval = interval
         self._slots: Slots | None = None
         self._saved_slots: dict[str, Tensor] | None = None
 
     @property
-    def _lead(self) -> list[tuple[int, int]]:
-        """Pairs (t, t_prev) before the first training timestep, whose P_t are kept too."""
-        raise NotImplementedError
+    def lead_steps(self) -> list[tuple[int, int]]:
+        """Pairs (t, t_prev) with t > t_start, which are not edited; a store may keep their P_t too."""
+        return [(t, t_prev) for t, t_prev in descend(self.grid) if t > self.interval.t_start]
+
+    @property
+    def train_steps(self) -> list[tuple[int, int]]:
+        """Pairs (t, t_prev) of the editing interval, from the noisiest down."""
+        return [(t, t_prev) for t, t_prev in descend(self.grid) if in_editing_phase(t, self.interval)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the batch size, and the images on their way in all processes; their P_t are in the store."""
@@ -48,5 +62,5 @@ class KeepsSlots(LightningModule):
             return
         own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
         pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
-        kept = None if pred_x0 is None else pred_x0[:, len(self._lead) :].to(self.device)
+        kept = None if pred_x0 is None else pred_x0[:, len(self.lead_steps) :].to(self.device)
         self._slots = Slots(**own, pred_x0=kept)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asyrp_lit.hspace.direction import Direction, get_space
 from asyrp_lit.losses.clip import FrozenCLIP
@@ -84,25 +84,35 @@ class MeasuredDirection:
         return delta
 
 
-@dataclass(frozen=True)
-class EditLoss:
+class EditLoss(nn.Module):
     """The loss of Asyrp and what the recipe adds to it.
 
-    Attributes:
+    Args:
         clip: frozen CLIP.
         text_direction: dT, (1, D).
         cos_text: cosine of the bare prompts.
         recipe: the loss.
-        kept: what CLIP shall read as before; ``None`` for nothing.
+        kept: what CLIP shall read as before, weighted by the recipe's ``w_keep``; ``None`` for nothing.
     """
 
-    clip: FrozenCLIP
     text_direction: Tensor
-    cos_text: float
-    recipe: LossRecipe
-    kept: KeptReadings | None
 
-    def __call__(
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        text_direction: Embeddings,
+        cos_text: float,
+        recipe: LossRecipe,
+        kept: KeptReadings | None = None,
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.cos_text = cos_text
+        self.recipe = recipe
+        self.kept = kept if recipe.w_keep else None
+        self.register_buffer("text_direction", text_direction)
+
+    def forward(
         self,
         pred_x0_edit: Images,
         pred_x0_source: Images,

@@ -1,0 +1,133 @@
+"""``edit.py`` on tiny data: what it writes, how strengths combine, what it goes on with and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "preservation"}
+
+
+def test_a_folder_of_photos_becomes_pictures_a_grid_and_numbers(edit, files, photos, read):
+    outcome, out = edit(f"direction={files['glasses']}", f"images={photos}", "strength=[-1,0,2]", "animate=gif")
+    assert outcome.code == 0, outcome.text
+    pictures = {"source", "reconstruction", "strength_-1", "strength_0", "strength_2", "strip"}
+    for key in ("a.png", "a.jpg", "below__one.png"):
+        folder = out / "images" / key
+        assert {path.stem for path in folder.glob("*.png")} == pictures
+        assert Image.open(folder / "animation.gif").n_frames == 24
+        assert np.abs(read(folder / "strength_0.png") - read(folder / "reconstruction.png")).max() <= 1
+    assert (out / "grid.png").is_file()
+    report = json.loads((out / "edit.json").read_text())
+    assert set(report["images"]) == {"a.png", "a.jpg", "below/one.png"}
+    assert set(report["means"]["strength 2"]) == METRICS
+    lpips = [images["strength 2"]["edit_lpips"] for images in report["images"].values()]
+    assert report["means"]["strength 2"]["edit_lpips"] == pytest.approx(sum(lpips) / 3)
+    assert report["directions"][0]["texts"] == ["person", "person with glasses"]
+
+
+def test_an_image_does_not_depend_on_its_batch_or_neighbours(edit, files, photos, read):
+    common = (f"direction={files['glasses']}", "strength=1", "t_boost=700")
+    _, together = edit(*common, f"images={photos}", out="together")
+    _, alone = edit(*common, f"images={photos / 'below'}", "inversion_batch_size=1", out="alone")
+    first = read(together / "images/below__one.png/strength_1.png")
+    assert np.abs(first - read(alone / "images/one.png/strength_1.png")).max() <= 1
+    _, other = edit(*common, f"images={photos / 'below'}", "seed=1", out="other")
+    assert np.abs(first - read(other / "images/one.png/strength_1.png")).max() > 1
+
+
+def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos, read):
+    common = (f"direction={files['glasses']}", f"images={photos}")
+    _, out = edit(*common, "strength=1")
+    done = out / "images/a.png/metrics.json"
+    before = (out / "images/a.jpg/metrics.json").stat().st_mtime_ns
+    picture = read(out / "images/a.png/strength_1.png")
+    done.unlink()
+    outcome, _ = edit(*common, "strength=1")
+    assert outcome.code == 0
+    assert done.is_file()
+    assert (out / "images/a.jpg/metrics.json").stat().st_mtime_ns == before
+    assert np.array_equal(read(out / "images/a.png/strength_1.png"), picture)
+    outcome, _ = edit(*common, "strength=2")
+    assert outcome.code == 1
+    assert "has the pictures of other settings" in outcome.text
+
+
+def test_boosted_pictures_are_the_same_after_a_stop_and_in_another_order(edit, files, photos, tmp_path, read):
+    common = (f"direction={files['glasses']}", "strength=[1,2]", "t_boost=700")
+    _, whole = edit(*common, f"images={photos}", out="whole")
+    edit(*common, f"images={photos}", "n=1", out="stopped")
+    _, resumed = edit(*common, f"images={photos}", out="stopped")
+    keys = {"a.jpg": "3.jpg", "a.png": "2.png", "below__one.png": "1.png"}
+    (tmp_path / "turned").mkdir()
+    for key, other in keys.items():
+        (tmp_path / "turned" / other).write_bytes((photos / key.replace("__", "/")).read_bytes())
+    _, turned = edit(*common, f"images={tmp_path / 'turned'}", "inversion_batch_size=4", out="turned_out")
+    for key, other in keys.items():
+        for name in ("strength_1.png", "strength_2.png"):
+            picture = read(whole / "images" / key / name)
+            assert np.abs(picture - read(resumed / "images" / key / name)).max() <= 1
+            assert np.abs(picture - read(turned / "images" / other / name)).max() <= 1
+    assert np.abs(picture - read(whole / "images/a.png/strength_2.png")).max() > 1
+
+
+def test_two_directions_make_a_square_and_share_the_sum(edit, files, read):
+    both = f"direction=[{files['glasses']},{files['beard']}]"
+    outcome, out = edit(both, "strength=[[0,1],[0,2]]", "n=2")
+    assert outcome.code == 0, outcome.text
+    report = json.loads((out / "edit.json").read_text())
+    assert list(report["means"])[1:] == [
+        "glasses 0, beard 0",
+        "glasses 0, beard 2",
+        "glasses 1, beard 0",
+        "glasses 1, beard 2",
+    ]
+    assert {"oracle_score/glasses", "success/glasses", "success/beard", "success", "preservation"} <= set(
+        report["means"]["glasses 1, beard 2"]
+    )
+    key = next(iter(report["images"]))
+    assert (out / f"grid-{key}.png").is_file()
+    _, single = edit(
+        f"direction={files['beard']}",
+        f"strength={2 / 2**0.5}",
+        "n=2",
+        "data.val.where={beard: ['yes', 'no']}",
+        out="single",
+    )
+    alone = read(single / "images" / key / "strength_1.41421.png")
+    assert np.abs(read(out / "images" / key / "glasses_0-beard_2.png") - alone).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["mean", "global"])
+def test_averages_are_made_once_and_move_the_picture(edit, files, read, tmp_path, kind):
+    common = (f"direction={files['glasses']}", "n=2", "strength=3", "average_images=3")
+    outcome, out = edit(*common, f"kind={kind}")
+    assert outcome.code == 0, outcome.text
+    (saved,) = (tmp_path / "averages").glob(f"glasses-{kind}-*.safetensors")
+    key = next(iter(json.loads((out / "edit.json").read_text())["images"]))
+    moved = read(out / "images" / key / "strength_3.png")
+    assert np.abs(moved - read(out / "images" / key / "reconstruction.png")).mean() > 1
+    again, second = edit(f"direction={saved}", "n=2", "strength=3", out="again")
+    assert again.code == 0
+    assert np.array_equal(read(second / "images" / key / "strength_3.png"), moved)
+    assert "averaging" not in edit(*common, f"kind={kind}", out="third")[0].text
+
+
+def test_random_latents_are_edited(edit, files):
+    outcome, out = edit(f"direction={files['glasses']}", "images=random", "n=2", "strength=1")
+    assert outcome.code == 0, outcome.text
+    report = json.loads((out / "edit.json").read_text())
+    assert list(report["images"]) == ["edit-000000", "edit-000001"]
+    assert report["means"]["reconstruction"]["reconstruction_psnr"] > 40  # its images are its own samples
+
+
+def test_a_store_is_edited_and_must_have_the_steps(edit, files, photos, tmp_path):
+    edit(f"direction={files['glasses']}", f"images={photos}", "strength=1")
+    (store,) = (path.parent for path in (tmp_path / "latents").glob("*/manifest.json"))
+    outcome, out = edit(f"direction={files['glasses']}", f"images={store}", "n=1", "strength=1", out="store")
+    assert outcome.code == 0, outcome.text
+    assert len(list((out / "images").iterdir())) == 1
+    outcome, _ = edit(f"direction={files['glasses']}", f"images={store}", "num_steps=3", out="steps")
+    assert outcome.code == 1
+    assert "took 4 steps" in outcome.text

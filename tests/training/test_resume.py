@@ -1,0 +1,121 @@
+"""An interruption changes nothing of a training, and what is wrong is not saved."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.testing import assert_close
+
+from asyrp_lit.losses.perceptual import load_lpips
+from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.training.callbacks import KeepState
+from asyrp_lit.training.objective import EditLoss
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
+#: Edited timesteps of the tiny grid.
+STEPS = 3
+
+
+class Kill(Callback):
+    """Stops a run as if it was killed: at a hook's n-th call, with nothing saved on the way out."""
+
+    def __init__(self, hook, number=1):
+        self.calls = number
+        setattr(self, hook, self.count)
+
+    def count(self, *args, **kwargs):
+        self.calls -= 1
+        if self.calls == 0:
+            raise RuntimeError("killed")
+
+
+def test_checkpoints_hold_the_direction_alone(tiny, tmp_path):
+    module = tiny.fit(tmp_path, callbacks=[KeepState(tmp_path / "last.ckpt")])
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == {f"direction.{key}" for key in module.direction.state_dict()}
+    assert (tmp_path / "last.ckpt").stat().st_size < 100_000
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tiny, tmp_path):
+    class Breaking(EditLoss):
+        calls = 0
+
+        def forward(self, *args):
+            self.calls += 1
+            objective = super().forward(*args)
+            return objective._replace(total=objective.total * (float("nan") if self.calls == 8 else 1.0))
+
+    keep = KeepState(tmp_path / "last.ckpt")
+    with pytest.raises(FloatingPointError, match=r"became nan after 7 updates; lower method\.optimizer\.lr"):
+        tiny.make_trainer(callbacks=[keep]).fit(tiny.make_module(loss=Breaking), tiny.make_data(tmp_path))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2 * STEPS
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stagger", "skipped"),
+    [
+        (torch.optim.SGD, False, 0),
+        (torch.optim.Adam, True, 0),
+        (torch.optim.Adam, True, 1),
+    ],
+)
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_start", 2),
+        ("on_train_batch_start", 3),
+        ("on_train_epoch_end", 1),
+        ("on_train_epoch_start", 2),
+        ("on_train_batch_start", 5),
+        ("on_validation_start", 1),
+    ],
+)
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook, number, optimizer, stagger, skipped):
+    last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "optimizer": optimizer, "lr_decay": 0.5, "lr": 0.01}
+    options |= {
+        "stagger": stagger,
+        "lr_final": 0.1,
+        "t_start": tiny.make_module().grid[-1 - skipped],
+    }
+    updates = 6 * (STEPS - skipped)
+    whole = tiny.fit(tmp_path, **options)
+    killed = tiny.fit(tmp_path, callbacks=[KeepState(last), Kill(hook, number)], **options)
+    resumed = tiny.fit(tmp_path, callbacks=[KeepState(last)], resume=last, **options)
+    assert killed.global_step < updates or hook == "on_validation_start"
+    assert resumed.global_step == whole.global_step == updates
+    assert_close(tiny.copy_weights(resumed), tiny.copy_weights(whole), atol=0, rtol=0)
+
+
+def test_a_run_killed_in_its_validation_still_reports_its_metrics(tiny, tmp_path):
+    last, reports = tmp_path / "last.ckpt", []
+    for kill, resume in (([], None), ([Kill("on_validation_start")], None), ([], last)):
+        lpips = load_lpips()
+        panel = MetricPanel(Judges(tiny.make_module().loss.clip, lpips), torch.ones(1, 8))
+        module = tiny.fit(tmp_path, callbacks=[KeepState(last), *kill], resume=resume, lr=0.01, panel=panel)
+        reports.append({key: float(v) for key, v in module.trainer.callback_metrics.items() if key.startswith("val/")})
+    assert reports[1] == {}
+    assert reports[2] == reports[0]
+    assert reports[0].keys() >= {"val/directional_cosine", "val/edit_lpips", "val/reconstruction_psnr"}
+
+
+def test_one_pass_and_one_more_are_two_passes(tiny, tmp_path):
+    last, options = tmp_path / "last.ckpt", {"optimizer": torch.optim.Adam, "lr_decay": 0.5, "lr": 0.01}
+    whole = tiny.fit(tmp_path, max_epochs=2, **options)
+    tiny.fit(tmp_path, max_epochs=1, callbacks=[KeepState(last)], **options)
+    resumed = tiny.fit(tmp_path, max_epochs=2, callbacks=[KeepState(last)], resume=last, **options)
+    assert_close(tiny.copy_weights(resumed), tiny.copy_weights(whole), atol=0, rtol=0)
+
+
+def test_a_resumed_run_takes_the_learning_rate_that_it_is_given(tiny, tmp_path):
+    """The way out of a loss that is not finite."""
+    last = tmp_path / "last.ckpt"
+    tiny.fit(tmp_path, max_epochs=1, callbacks=[KeepState(last)], lr=0.08, lr_decay=0.5)
+    resumed = tiny.fit(tmp_path, max_epochs=2, resume=last, lr=0.02, lr_decay=0.5)
+    assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == 0.01
+
+
+def test_weights_of_another_direction_are_refused(tiny):
+    module = tiny.make_module()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        module.load_state_dict({"direction.conv1.weight": module.direction.conv1.weight})

@@ -37,8 +37,9 @@ def test_h_is_what_the_unedited_sampler_sees(model, x_T):
     assert [point.t for point in points] == [749, 499, 249]
     for point, (t, h) in zip(points, seen[1:4], strict=True):
         assert point.t == t
-        assert_close(point.h, h)
-        assert_close(model.encode(point.x_t, torch.full((2,), t)).h, h)
+        # the sampler decodes eps and eps_edit in one batch: rounding
+        assert_close(point.h, h, atol=1e-4, rtol=1e-4)
+        assert_close(model.encode(point.x_t, torch.full((2,), t)).h, point.h)
 
 
 @pytest.mark.parametrize(

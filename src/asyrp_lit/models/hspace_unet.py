@@ -14,6 +14,9 @@ from asyrp_lit.models.compiled import compile_half, unchecked
 from asyrp_lit.models.lowered import LoweredCopy
 from asyrp_lit.shapes import BottleneckH, Images, TimeEmbedding, Timesteps
 
+#: Bytes; torch's own allocator gives addresses that are multiples of it.
+ALIGNMENT = 64
+
 
 class Bottleneck(NamedTuple):
     """What the encoder hands to the decoder.
@@ -50,6 +53,9 @@ class HSpaceUNet(nn.Module):
     def __init__(self, unet: UNet2DModel, name: str = "custom") -> None:
         super().__init__()
         self.unet = unet.eval().requires_grad_(False)
+        for parameter in unet.parameters():  # mapped from a file they lie anywhere, and a CPU's kernels round by it
+            if parameter.data_ptr() % ALIGNMENT:
+                parameter.data = parameter.data.clone()
         for module in unet.modules():
             if isinstance(module, Attention):
                 module.register_forward_hook(unchecked(_keep_strides))

@@ -162,14 +162,17 @@ def test_check_texts_reports_both_cosines(scripts, tmp_path):
     assert "4 pairs" in outcome.text
 
 
-def test_wandb_offline_leaves_a_run_folder(trained, scripts, tiny, monkeypatch):
+def test_wandb_offline_leaves_a_run_folder_and_a_rerun_goes_on_in_it(trained, scripts, tiny, monkeypatch):
     outputs, run = trained[0], trained[0] / "wandb_run"
     monkeypatch.setenv("WANDB_SILENT", "true")
     options = ("interval=all", "method.passes=1", "logger=wandb", "logger.wandb.offline=true")
     succeed(scripts.run("train.py", *tiny(outputs), *options, f"hydra.run.dir={run}"))
-    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    (record,) = run.glob("wandb/offline-run-*/*.wandb")
     assert (run / "log/metrics.csv").is_file()
     assert wandb.run is None
+    (run / "metrics.json").unlink()  # as if it had been stopped before it was judged
+    succeed(scripts.run("train.py", *tiny(outputs), *options, f"hydra.run.dir={run}"))
+    assert [path.name for path in run.glob("wandb/offline-run-*/*.wandb")] == [record.name] * 2
 
 
 @pytest.fixture

@@ -115,7 +115,8 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
     if cfg.logger.wandb is not None:
         group = cfg.logger.wandb.group or name_sweep()
         mode = "offline" if cfg.logger.wandb.offline else None  # the variable that offline sets is read once a process
-        loggers.append(instantiate(cfg.logger.wandb)(save_dir=str(run), group=group, mode=mode))
+        options = {"save_dir": str(run), "group": group, "mode": mode, "id": find_wandb_id(run)}
+        loggers.append(instantiate(cfg.logger.wandb)(**options))
     strengths = tuple(cfg.callbacks.strengths)
     if cfg.judged not in strengths:
         strengths = tuple(sorted((*strengths, cfg.judged)))
@@ -138,6 +139,12 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
         enable_checkpointing=False,
         _convert_="object",
     )
+
+
+def find_wandb_id(run: Path) -> str | None:
+    """The run of Weights & Biases that a training in this folder began, to go on in it; its folders end in the id."""
+    begun = max(run.glob("wandb/*run-*-*"), key=lambda folder: folder.stat().st_mtime, default=None)
+    return begun.name.rsplit("-", 1)[1] if begun else None
 
 
 @report_errors

@@ -9,6 +9,7 @@ reaches in the same run and precision.
 """
 
 import argparse
+import copy
 import logging
 import sys
 import time
@@ -66,6 +67,7 @@ class Job(NamedTuple):
     """What both sides work on."""
 
     model: HSpaceUNet
+    contiguous: HSpaceUNet  # the same for the reference, which knows no channels-last
     clip: FrozenCLIP
     x_0: torch.Tensor
     x_T: torch.Tensor
@@ -133,11 +135,12 @@ def build_job(name: str, device: torch.device, num_images: int, num_steps: int) 
     steps = [t for t in reversed(grid) if in_editing_phase(t, INTERVAL)]
     x_T, pred_x0 = invert_images(model.to(device), x_0, grid, table, steps)
     assert pred_x0 is not None
-    return Job(model, clip, x_0, x_T, pred_x0, grid, table, direction)
+    contiguous = copy.deepcopy(model)
+    return Job(model.to(memory_format=torch.channels_last), contiguous, clip, x_0, x_T, pred_x0, grid, table, direction)
 
 
 def invert_reference(job: Job) -> tuple[torch.Tensor, float]:
-    return clock(lambda: reference.invert(job.model, job.x_0, job.grid, job.table))
+    return clock(lambda: reference.invert(job.contiguous, job.x_0, job.grid, job.table))
 
 
 def train_reference(job: Job) -> tuple[torch.Tensor, float]:
@@ -145,13 +148,13 @@ def train_reference(job: Job) -> tuple[torch.Tensor, float]:
     optimizer = torch.optim.SGD(f_t.parameters(), lr=LR)
     pairs = list(zip(job.x_0.split(1), job.x_T.split(1), strict=True))
     common = (job.text_direction, 3 * COS_TEXT, job.grid, INTERVAL, job.table)
-    _, seconds = clock(lambda: reference.train(job.model, job.clip, f_t, optimizer, pairs, *common) or job.x_T)
+    _, seconds = clock(lambda: reference.train(job.contiguous, job.clip, f_t, optimizer, pairs, *common) or job.x_T)
     return flatten(f_t), seconds
 
 
 def edit_reference(job: Job) -> tuple[torch.Tensor, float]:
     common = (STRENGTHS, job.grid, INTERVAL, job.table)
-    return clock(lambda: reference.edit(job.model, job.make_f_t(), job.x_T, *common))
+    return clock(lambda: reference.edit(job.contiguous, job.make_f_t(), job.x_T, *common))
 
 
 def flatten(f_t: torch.nn.Module) -> torch.Tensor:
@@ -213,10 +216,12 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def count(job: Job, work: Callable[[], Any]) -> tuple[int, int]:
     """FLOPs, and U-Net passes (half of the encodes and decodes), of a piece of work."""
-    job.model.passes.update(encode=0, decode=0)
+    networks = (job.model, job.contiguous)
+    for network in networks:
+        network.passes.update(encode=0, decode=0)
     with FlopCounterMode(display=False) as counter:
         work()
-    return int(counter.get_total_flops()), sum(job.model.passes.values()) // 2
+    return int(counter.get_total_flops()), sum(sum(network.passes.values()) for network in networks) // 2
 
 
 def compare(
@@ -226,8 +231,11 @@ def compare(
     pictures = len(job.x_0) * (len(STRENGTHS) if name == "editing" else 1)
     works = {None: partial(theirs, job)} | {setting: partial(ours, job, setting) for setting in settings}
     counts = {setting: count(job, work) for setting, work in works.items()}  # also warms up
-    rounds = [{setting: work() for setting, work in works.items()} for _ in range(ROUNDS)]
-    peaks = {bf16: measure_peak(job.device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (False, True)}
+    rounds, peaks = [], {False: 0.0, True: 0.0}
+    for _ in range(ROUNDS):
+        rounds.append({setting: work() for setting, work in works.items()})
+        for bf16, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+            peaks[bf16] = max(peaks[bf16], measure_peak(job.device, dtype))
     wanted, baseline = rounds[0][None][0], min(outcomes[None][1] for outcomes in rounds)
     for setting, (flops, passes) in counts.items():
         result, seconds = rounds[0][setting][0], min(outcomes[setting][1] for outcomes in rounds)

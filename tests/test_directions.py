@@ -69,6 +69,8 @@ def test_export_gives_the_imported_tensors_back(scripts, base, released):
     assert run(scripts, "import", released / DOG, *base, "cos_text=0.9", f"out={out}").code == 0
     assert read_direction_info(out).t_edit == 439
     assert run(scripts, "export", out).code == 0
+    assert run(scripts, "export", out, f"out={released / 'named.pth'}").code == 0
+    assert (released / "named.pth").read_bytes() == (released / "dog.pth").read_bytes()
     before, after = (torch.load(released / name, weights_only=True) for name in (DOG, "dog.pth"))
     assert list(before) == list(after)
     assert all(torch.equal(value, after["0"][key]) for key, value in before["0"].items())

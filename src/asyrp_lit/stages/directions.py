@@ -57,13 +57,17 @@ def _make_parser() -> argparse.ArgumentParser:
     verb.add_argument("words", nargs="+", metavar="FILE.pth | key=value")
     verb = verbs.add_parser("export", help="a direction file to a released one")
     verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}")
-    verb.add_argument("out", type=Path, nargs="?", metavar="OUT.pth")
+    verb.add_argument("out", type=_parse_out, nargs="?", metavar="OUT.pth")
     verb = verbs.add_parser("pack", help="a direction file in float16, half the size")
     verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}")
-    verb.add_argument("out", type=Path, metavar=f"OUT{_SUFFIX}")
+    verb.add_argument("out", type=_parse_out, metavar=f"OUT{_SUFFIX}")
     verb = verbs.add_parser("show", help="what files of either kind hold")
     verb.add_argument("files", type=Path, nargs="+", metavar="FILE")
     return parser
+
+
+def _parse_out(word: str) -> Path:
+    return Path(word.removeprefix("out="))  # as for import
 
 
 def _is_override(word: str) -> bool:

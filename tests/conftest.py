@@ -82,3 +82,14 @@ def make_released():
         return state
 
     return write
+
+
+@pytest.fixture(scope="session")
+def unet(scripts, tmp_path_factory):
+    """A folder with the scripts' tiny network, its last layer scaled down: pictures stay where nothing is clipped."""
+    from diffusers import UNet2DModel
+
+    network = UNet2DModel.from_pretrained(scripts.unet)
+    network.conv_out.weight.data.mul_(0.03)
+    network.save_pretrained(folder := tmp_path_factory.mktemp("base") / "tiny")
+    return folder

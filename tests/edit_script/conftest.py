@@ -17,10 +17,10 @@ METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "prese
 
 
 @pytest.fixture(scope="module")
-def files(scripts, tmp_path_factory):
+def files(unet, tmp_path_factory):
     """Direction files for the tiny network, by name."""
     folder = tmp_path_factory.mktemp("directions")
-    model = load_folder("custom", scripts.unet)
+    model = load_folder("custom", unet)
     grid = (0, 333, 666, 999)
     found = {}
     for seed, (name, kind, where) in enumerate(
@@ -52,11 +52,11 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(name="edit")
-def run_edit(scripts, tmp_path):
+def run_edit(scripts, unet, tmp_path):
     def run(*overrides, out="out"):
-        outcome = scripts.run(
-            "edit.py", *scripts.tiny(tmp_path), f"hydra.run.dir={tmp_path / 'run'}", f"out={tmp_path / out}", *overrides
-        )
+        network = (*scripts.tiny(tmp_path), f"model.weights={unet}")
+        places = (f"hydra.run.dir={tmp_path / 'run'}", f"out={tmp_path / out}")
+        outcome = scripts.run("edit.py", *network, *places, *overrides)
         assert "Traceback" not in outcome.text, outcome.text[-6000:]
         return outcome, tmp_path / out
 

@@ -7,8 +7,6 @@ import pytest
 from PIL import Image
 
 METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "preservation"}
-#: Mean levels of 255: a random network amplifies what float32 rounds by the make of a batch; other noise moves over 10.
-ROUNDING = 0.2
 
 
 def test_a_folder_of_photos_becomes_pictures_a_grid_and_numbers(edit, files, photos, read):
@@ -19,7 +17,7 @@ def test_a_folder_of_photos_becomes_pictures_a_grid_and_numbers(edit, files, pho
         folder = out / "images" / key
         assert {path.stem for path in folder.glob("*.png")} == pictures
         assert Image.open(folder / "animation.gif").n_frames == 24
-        assert np.abs(read(folder / "strength_0.png") - read(folder / "reconstruction.png")).mean() < ROUNDING
+        assert np.abs(read(folder / "strength_0.png") - read(folder / "reconstruction.png")).max() <= 1
     assert (out / "grid.png").is_file()
     report = json.loads((out / "edit.json").read_text())
     assert set(report["images"]) == {"a.png", "a.jpg", "below/one.png"}
@@ -34,7 +32,7 @@ def test_an_image_does_not_depend_on_its_batch_or_neighbours(edit, files, photos
     _, together = edit(*common, f"images={photos}", out="together")
     _, alone = edit(*common, f"images={photos / 'below'}", "inversion_batch_size=1", out="alone")
     first = read(together / "images/below__one.png/strength_1.png")
-    assert np.abs(first - read(alone / "images/one.png/strength_1.png")).mean() < ROUNDING
+    assert np.abs(first - read(alone / "images/one.png/strength_1.png")).max() <= 1
     _, other = edit(*common, f"images={photos / 'below'}", "seed=1", out="other")
     assert np.abs(first - read(other / "images/one.png/strength_1.png")).mean() > 10
 
@@ -50,7 +48,7 @@ def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos, rea
     assert outcome.code == 0
     assert done.is_file()
     assert (out / "images/a.jpg/metrics.json").stat().st_mtime_ns == before
-    assert np.abs(read(out / "images/a.png/strength_1.png") - picture).mean() < ROUNDING
+    assert np.abs(read(out / "images/a.png/strength_1.png") - picture).max() <= 1
     outcome, _ = edit(*common, "strength=2")
     assert outcome.code == 1
     assert "has the pictures of other settings" in outcome.text
@@ -69,8 +67,8 @@ def test_boosted_pictures_are_the_same_after_a_stop_and_in_another_order(edit, f
     for key, other in keys.items():
         for name in ("strength_1.png", "strength_2.png"):
             picture = read(whole / "images" / key / name)
-            assert np.abs(picture - read(resumed / "images" / key / name)).mean() < ROUNDING
-            assert np.abs(picture - read(turned / "images" / other / name)).mean() < ROUNDING
+            assert np.abs(picture - read(resumed / "images" / key / name)).max() <= 1
+            assert np.abs(picture - read(turned / "images" / other / name)).max() <= 1
     assert np.abs(picture - read(whole / "images/a.png/strength_2.png")).mean() > 10
 
 
@@ -98,7 +96,7 @@ def test_two_directions_make_a_square_and_share_the_sum(edit, files, read):
         out="single",
     )
     alone = read(single / "images" / key / "strength_1.41421.png")
-    assert np.abs(read(out / "images" / key / "glasses_0-beard_2.png") - alone).mean() < ROUNDING
+    assert np.abs(read(out / "images" / key / "glasses_0-beard_2.png") - alone).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["mean", "global"])

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from PIL import Image
 
 import asyrp_lit
@@ -12,15 +11,6 @@ from asyrp_lit.hspace.direction import DirectionInfo, direction_arguments, make_
 
 #: Of the directions here.
 STEPS = 4
-
-
-@pytest.fixture(scope="session")
-def unet(scripts, tmp_path_factory):
-    """A folder with the scripts' tiny network, its last layer scaled down: pictures stay where nothing is clipped."""
-    network = UNet2DModel.from_pretrained(scripts.unet)
-    network.conv_out.weight.data.mul_(0.03)
-    network.save_pretrained(folder := tmp_path_factory.mktemp("base") / "tiny")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
+import json
 import math
+from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch.testing import assert_close
 
 from asyrp_lit.data.avatars.dataset import PortraitBatch
 from asyrp_lit.data.avatars.traits import LABELS
+from asyrp_lit.metrics.quality import judge_oracle
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
 from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, multiscale_eps_loss, ramped_lr
 from asyrp_lit.training.pretrain_readers import (
@@ -192,3 +196,20 @@ def test_both_readers_take_a_step_and_judge_every_label(tmp_path, module):
     accuracies = [float(trainer.callback_metrics[f"val/{name}"]) for name in LABELS]
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert all(parameter.requires_grad for parameter in trainer.lightning_module.network.parameters())
+
+
+@quiet
+def test_the_model_card_says_the_settings_of_the_run_and_not_those_of_export(tmp_path, scripts, monkeypatch):
+    few = partial(judge_oracle, num_images=8)
+    monkeypatch.setattr(import_module("asyrp_lit.stages.pretrain"), "judge_oracle", few)
+    run = tmp_path / "run"
+    oracle = ("network=oracle_avatars", f"hydra.run.dir={run}", f"paths.cache={tmp_path}", "accelerator=cpu")
+    own = ("fit.max_steps=100", "fit.precision=32-true", "data.batch_size=2", "data.num_train=8", "data.num_val=2")
+    made = scripts.run("pretrain.py", *oracle, *(f"network.{setting}" for setting in own))
+    assert made.code == 0, made.text
+    made = scripts.run("export.py", *oracle)
+    assert made.code == 0, made.text
+    card = json.loads((run / "export" / "card.json").read_text())
+    assert (card["optimiser_steps"], card["images_seen"]) == (100, 200)
+    assert card["recipe"]["module"]["max_steps"] == card["recipe"]["fit"]["max_steps"] == 100
+    assert (card["recipe"]["fit"]["precision"], card["recipe"]["data"]["num_train"]) == ("32-true", 8)

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
@@ -46,6 +46,7 @@ def pretrain(cfg: DictConfig) -> None:
         ema_decay=cfg.network.ema_decay,
         resume=cfg.resume,
         accelerator=cfg.accelerator,
+        recipe=_read_recipe(cfg),
     )
 
 
@@ -58,6 +59,11 @@ def export(cfg: DictConfig) -> None:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     module = instantiate(cfg.network.module)
     module.load_state_dict(state["state_dict"])
+    if "recipe" not in state:
+        log.warning(
+            "%s is of an older version and says no settings: the card will say those of this command", checkpoint
+        )
+    recipe = state.get("recipe", _read_recipe(cfg))
     folder = Path(cfg.export) if cfg.export else run_folder() / "export"
     network, file, quality = _judge(module, folder)
     tensors = {key: _to_half(value) for key, value in network.state_dict().items()}
@@ -65,9 +71,9 @@ def export(cfg: DictConfig) -> None:
     card = {
         "architecture": f"{type(network).__module__}.{type(network).__name__}",
         "parameters": sum(p.numel() for p in network.parameters()),
-        "recipe": OmegaConf.to_container(cfg.network, resolve=True),
+        "recipe": recipe,
         "optimiser_steps": state["global_step"],
-        "images_seen": state["global_step"] * cfg.network.data.batch_size,
+        "images_seen": state["global_step"] * recipe["data"]["batch_size"],
         "quality_on_test_portraits": quality,
         "stored_as": "float16 safetensors",
         "data_licence": DATA_LICENCE,
@@ -76,6 +82,10 @@ def export(cfg: DictConfig) -> None:
         card["note"] = cfg.note
     write_json(folder / "card.json", card)
     log.info("%s: %s", folder, quality)
+
+
+def _read_recipe(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg.network, resolve=True))
 
 
 def _judge(module: torch.nn.Module, folder: Path) -> tuple[torch.nn.Module, str, dict[str, float]]:

@@ -1,6 +1,8 @@
 """The loop that all embedded networks are pretrained with: resumable, EMA, bfloat16."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -9,6 +11,21 @@ from torch.utils.data import DataLoader
 from asyrp_lit.data.avatars.dataset import PortraitBatch, Portraits
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.pretrain_diffusion import RampedEMA
+
+
+class KeptRecipe(Callback):
+    """Writes the settings of the run into its checkpoints, as ``recipe``: the model card tells these and no others.
+
+    Args:
+        recipe: plain numbers, words, lists and dictionaries.
+    """
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.recipe = dict(recipe)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Called by Lightning."""
+        checkpoint["recipe"] = self.recipe
 
 
 def make_pretrain_loaders(
@@ -30,6 +47,7 @@ def fit_network(
     ema_decay: float | None = None,
     resume: bool = True,
     accelerator: str = "auto",
+    recipe: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """Train until ``max_steps`` optimiser steps, from ``folder/last.ckpt`` when it is there.
 
@@ -44,9 +62,12 @@ def fit_network(
         ema_decay: ``None`` keeps the last weights.
         resume: ``False`` starts anew and overwrites.
         accelerator: Lightning's.
+        recipe: settings that are kept in the checkpoint, see ``KeptRecipe``.
     """
     checkpoint = ModelCheckpoint(folder, filename="last", every_n_train_steps=100, enable_version_counter=False)
     callbacks: list[Callback] = [checkpoint]
+    if recipe is not None:
+        callbacks.append(KeptRecipe(recipe))
     if ema_decay is not None:
         callbacks.append(RampedEMA(ema_decay))
     trainer = Trainer(

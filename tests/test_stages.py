@@ -141,11 +141,12 @@ def test_sizes_that_are_to_be_found_become_numbers_and_are_kept_with_the_state(t
     """Two portraits are trained on, and a batch takes an eighth of them at the most; one is the least."""
     outputs, run = trained[0], trained[0] / "auto"
     options = ("interval=all", "method.passes=1", "method.batch_size=auto", "method.chunk_size=auto")
-    options = (*tiny(outputs), *options, "inversion_batch_size=auto", f"hydra.run.dir={run}")
-    outcome = succeed(scripts.run("train.py", *options))
+    options += ("inversion_batch_size=auto", "method.train_strengths=[0.5,1.75]")
+    outcome = succeed(scripts.run("train.py", *tiny(outputs), *options, f"hydra.run.dir={run}"))
     for name, found in (("inversion_batch_size", 16), ("method.batch_size", 1), ("method.chunk_size", 1)):
         assert f"{name}=auto: {found}\n" in outcome.text
     assert torch.load(run / "last.ckpt", weights_only=True)["batch_size"] == 1
+    assert read_direction_info(run / "glasses.safetensors").loss["train_strengths"] == [0.5, 1.75]
 
 
 def test_words_that_the_small_clip_has_not_learnt_give_one_warning(trained, scripts, tiny):

@@ -22,7 +22,7 @@ def main(folder: Path, devices: int, batch_size: int, chunk_size: int) -> None:
     run = folder / str(devices)
     run.mkdir(exist_ok=True)
     panel = MetricPanel(Judges(make_module().loss.clip, load_lpips()), torch.ones(1, 8))
-    module = make_module(lr=0.01, panel=panel, stagger=True)
+    module = make_module(lr=0.01, panel=panel, stagger=True, train_strengths=(0.5, 1.75))
     module.chunk_size = chunk_size if chunk_size and os.environ.get("LOCAL_RANK", "0") == "0" else None
     callbacks = [PreviewGrid(run, 2, (-1.0, 1.0), "tiny"), KeepState(run / "last.ckpt")]
     strategy = "ddp" if devices > 1 else "auto"

@@ -13,6 +13,7 @@ from asyrp_lit.diffusion.schedule import gather_alpha_bar
 from asyrp_lit.losses.directional import directional_cosine, directional_loss, reconstruction_loss
 from asyrp_lit.training.objective import LossRecipe
 from asyrp_lit.training.slots import UpdateBatch
+from asyrp_lit.training.strengths import draw_strengths
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
 #: Edited timesteps of the tiny grid.
@@ -25,16 +26,19 @@ def test_every_timestep_of_every_batch_is_one_update(tiny, tmp_path):
     assert module.global_step == 2 * 3 * STEPS
 
 
-def test_training_is_the_paper_s_loop(tiny, tmp_path):
-    """One batch against the equations written out, with plain SGD."""
-    batch, trained, plain = tiny.read_batch(tmp_path, 6, cached=False), tiny.make_module(), tiny.make_module()
+@pytest.mark.parametrize("strengths", [None, (0.5, 1.75)], ids=["paper", "strengths"])
+def test_training_is_the_paper_s_loop(tiny, tmp_path, strengths):
+    """One batch against the equations written out, with plain SGD; also with a strength for each image."""
+    batch, plain = tiny.read_batch(tmp_path, 6, cached=False), tiny.make_module()
+    trained = tiny.make_module(train_strengths=strengths)
+    strength = 1.0 if strengths is None else draw_strengths(batch.index, 0, *strengths).view(6, 1, 1, 1)
     source_embeddings, x, x_source = plain.loss.clip.encode_images(batch.x_0), batch.x_T, batch.x_T
     optimizer = torch.optim.SGD(plain.direction.parameters(), lr=0.1)
     for t, t_prev in pairwise([*plain.grid[:1:-1], plain.grid[1]]):
         alphas = [gather_alpha_bar(plain.alphas_cumprod, torch.full((6,), s)) for s in (t, t_prev)]
         bottleneck = plain.model.encode(x, torch.full((6,), t))
         delta_h = plain.direction(bottleneck.h, bottleneck.temb, torch.full((6,), t))
-        eps, eps_edit = plain.model.decode(bottleneck), plain.model.decode(bottleneck, delta_h)
+        eps, eps_edit = plain.model.decode(bottleneck), plain.model.decode(bottleneck, strength * delta_h)
         eps_source = plain.model(x_source, torch.full((6,), t))
         pred_x0 = compute_pred_x0(x, eps_edit, alphas[0])
         cosine = directional_cosine(
@@ -48,6 +52,17 @@ def test_training_is_the_paper_s_loop(tiny, tmp_path):
     trainer = tiny.make_trainer()
     trainer.fit(trained, torch.utils.data.DataLoader([batch], batch_size=None))
     assert_close(tiny.copy_weights(trained), tiny.copy_weights(plain), atol=1e-6, rtol=1e-5)
+
+
+def test_an_image_s_strength_is_its_own_in_every_batch_and_another_in_every_pass():
+    index = torch.arange(200)
+    first, second = (draw_strengths(index, epoch, 0.5, 1.75) for epoch in (0, 1))
+    order = torch.tensor([7, 3, 150])
+    assert_close(draw_strengths(order, 0, 0.5, 1.75), first[order], atol=0, rtol=0)
+    for strengths in (first, second):
+        assert ((strengths >= 0.5) & (strengths < 1.75)).all()
+        assert strengths.mean().item() == pytest.approx(1.125, abs=0.1)
+    assert torch.corrcoef(torch.stack([first, second]))[0, 1].abs() < 0.2
 
 
 def test_frozen_networks_stay_as_they_are_and_get_no_gradient(tiny, tmp_path):
@@ -73,7 +88,8 @@ def test_the_backward_pass_stops_at_the_decoder_s_input(tiny, tmp_path):
     alphas = [gather_alpha_bar(module.alphas_cumprod, torch.full((3,), s)) for s in (t, t_prev)]
     module.manual_backward = lambda loss: loss.backward()
     source = module.loss.clip.encode_images(batch.x_0)
-    x_next, _ = module._backward(UpdateBatch(batch.x_T, steps, *alphas, batch.pred_x0[:, 0], source), 1.0)
+    update = UpdateBatch(batch.x_T, steps, *alphas, batch.pred_x0[:, 0], source, torch.ones(3, 1, 1, 1))
+    x_next, _ = module._backward(update, 1.0)
     assert not x_next.requires_grad
     assert all(parameter.grad.abs().sum() > 0 for parameter in module.direction.parameters())
 

@@ -75,6 +75,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook,
     last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "optimizer": optimizer, "lr_decay": 0.5, "lr": 0.01}
     options |= {
         "stagger": stagger,
+        "train_strengths": (0.5, 1.75) if stagger else None,
         "lr_final": 0.1,
         "t_start": tiny.make_module().grid[-1 - skipped],
     }
@@ -85,6 +86,18 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook,
     assert killed.global_step < updates or hook == "on_validation_start"
     assert resumed.global_step == whole.global_step == updates
     assert_close(tiny.copy_weights(resumed), tiny.copy_weights(whole), atol=0, rtol=0)
+
+
+def test_a_state_from_before_there_were_strengths_goes_on_at_strength_1(tiny, tmp_path):
+    last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "stagger": True, "lr": 0.01}
+    whole = tiny.fit(tmp_path, **options)
+    tiny.fit(tmp_path, callbacks=[KeepState(last), Kill("on_train_batch_start", 3)], **options)
+    state = torch.load(last, weights_only=True)
+    del state["slots"]["strength"]
+    torch.save(state, last)
+    assert_close(
+        tiny.copy_weights(tiny.fit(tmp_path, resume=last, **options)), tiny.copy_weights(whole), atol=0, rtol=0
+    )
 
 
 def test_a_run_killed_in_its_validation_still_reports_its_metrics(tiny, tmp_path):

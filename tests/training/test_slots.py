@@ -43,7 +43,7 @@ def test_staggered_images_begin_on_their_unedited_trajectory(tiny, tmp_path, cac
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     t, t_prev = torch.tensor(module.train_steps).unbind(dim=1)
-    slots = Slots.start(batch, torch.zeros(3, 8))
+    slots = Slots.start(batch, torch.zeros(3, 8), torch.ones(3))
     advanced = advance_unedited(slots, torch.arange(3), t, t_prev, module.alphas_cumprod, module.model)
     x, states = batch.x_T, [batch.x_T]
     for k in range(2):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.schedule import make_time_grid
@@ -86,9 +86,27 @@ def check_settings(cfg: DictConfig) -> None:
             "method.loss.clip_source=pred_x0 needs method.init_scale above 0, such as 1: where nothing is edited yet, "
             "the CLIP direction from P_t to its edit is undefined"
         )
+    check_train_strengths(cfg.method.train_strengths)
     lr = cfg.method.optimizer.lr
     if not isinstance(lr, int | float) or not 0 < lr < torch.finfo(torch.float32).max:
         raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 5e-4 suits Adam")
+
+
+def check_train_strengths(value: object) -> None:
+    """See that ``method.train_strengths`` is null or a range.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is None:
+        return
+    numbers = list(value) if isinstance(value, ListConfig) else []
+    possible = len(numbers) == 2 and all(type(v) in (int, float) and 0 < v < math.inf for v in numbers)
+    if not possible or numbers[0] > numbers[1]:
+        raise ValueError(
+            "method.train_strengths must be null or two numbers above 0, the lower first, as in [0.5,1.75]; "
+            f"got {value!r}"
+        )
 
 
 def build_attribute(cfg: DictConfig) -> Attribute:

@@ -14,6 +14,7 @@ from asyrp_lit.diffusion.ddim import compute_pred_x0
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import edit_eps
 from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
+from asyrp_lit.hspace.combine import Scaled
 from asyrp_lit.metrics.panel import MetricPanel
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Images
@@ -28,6 +29,7 @@ from asyrp_lit.training.slots import (
     follow_source,
     gather_alphas,
 )
+from asyrp_lit.training.strengths import draw_strengths
 
 #: What to do when a training diverges.
 ADVICE = "lower method.optimizer.lr; last.ckpt in the run folder, if a batch was finished, is from before"
@@ -55,6 +57,7 @@ class AsyrpModule(KeepsSlots):
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
         judged: strength at which validation edits.
+        train_strengths: range of the strengths that images are edited at in training; ``None`` for 1, as in the paper.
     """
 
     alphas_cumprod: Tensor
@@ -74,6 +77,7 @@ class AsyrpModule(KeepsSlots):
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
         judged: float = 1.0,
+        train_strengths: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(grid, interval)
         self.automatic_optimization = False
@@ -92,6 +96,7 @@ class AsyrpModule(KeepsSlots):
         self.grad_clip = grad_clip
         self.panel = panel
         self.judged = judged
+        self.train_strengths = train_strengths
         self.register_buffer("alphas_cumprod", make_alphas_cumprod())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -109,7 +114,7 @@ class AsyrpModule(KeepsSlots):
         Staggered, a slot's image goes on into the next batch's step. Else all start and end together.
         """
         with torch.no_grad():
-            fresh = Slots.start(batch, self.loss.clip.encode_images(batch.x_0))
+            fresh = Slots.start(batch, self.loss.clip.encode_images(batch.x_0), self._draw_strengths(batch.index))
         fresh = descend_to_start(fresh, self.lead_steps, self.alphas_cumprod, self.model)
         t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
         objectives = self._train_chain(fresh, t, t_prev)
@@ -132,6 +137,11 @@ class AsyrpModule(KeepsSlots):
             yield objective
         self._slots = slots if self.stagger else None  # in all processes: they are gathered for the checkpoint
 
+    def _draw_strengths(self, index: Tensor) -> Tensor:
+        if self.train_strengths is None:
+            return torch.ones(len(index), device=self.device)
+        return draw_strengths(index, self.current_epoch, *self.train_strengths)
+
     def _choose_offsets(self, batch_size: int) -> Tensor:
         if not self.stagger:
             return torch.zeros(batch_size, dtype=torch.int64, device=self.device)
@@ -143,7 +153,8 @@ class AsyrpModule(KeepsSlots):
         """One optimiser step with every slot at its own timestep."""
         alphas = gather_alphas(self.alphas_cumprod, steps, previous)
         pred_x0_source, x_source = follow_source(slots, stages, steps, alphas, self.model)
-        x, objective = self._train_at(UpdateBatch(slots.x, steps, *alphas, pred_x0_source, slots.source))
+        strength = slots.strength.view(-1, 1, 1, 1)
+        x, objective = self._train_at(UpdateBatch(slots.x, steps, *alphas, pred_x0_source, slots.source, strength))
         return slots._replace(x=x, x_source=x_source), objective
 
     def _train_at(self, batch: UpdateBatch) -> tuple[Images, Objective]:
@@ -174,7 +185,8 @@ class AsyrpModule(KeepsSlots):
         with torch.no_grad():
             bottleneck = self.model.encode(batch.x, batch.t)
             eps = self.model.decode(bottleneck).float()
-        direction = MeasuredDirection(self.direction)
+        scaled = self.direction if self.train_strengths is None else Scaled(self.direction, batch.strength)
+        direction = MeasuredDirection(scaled)
         eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
         pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
         return self.loss(pred_x0_edit, batch.pred_x0, batch.source, direction.size), eps, eps_edit
@@ -190,7 +202,8 @@ class AsyrpModule(KeepsSlots):
         x = torch.zeros(num_images, channels, model.image_size, model.image_size, device=self.device)
         t, t_prev = (torch.full((num_images,), value, device=self.device) for value in self.train_steps[0])
         alphas = gather_alphas(self.alphas_cumprod, t, t_prev)
-        objective, *_ = self._evaluate(UpdateBatch(x, t, *alphas, x, self.loss.clip.encode_images(x)))
+        source, strength = self.loss.clip.encode_images(x), torch.ones_like(alphas[0])
+        objective, *_ = self._evaluate(UpdateBatch(x, t, *alphas, x, source, strength))
         objective.total.mean().backward()  # type: ignore[no-untyped-call]
         self.direction.zero_grad()
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -45,8 +46,9 @@ class KeepsSlots(LightningModule):
         if self._slots is None:
             return
         checkpoint["slots"] = {}
-        for name, value in zip(Slots._fields[:4], self._slots[:4], strict=True):
+        for name, value in zip(Slots._fields[:-1], self._slots[:-1], strict=True):
             gathered = self.all_gather(value)
+            assert isinstance(value, Tensor)
             assert isinstance(gathered, Tensor)
             checkpoint["slots"][name] = gathered.reshape(self.trainer.world_size, *value.shape).cpu()
 
@@ -61,6 +63,7 @@ class KeepsSlots(LightningModule):
         if saved is None or not isinstance(data, LatentsDataModule) or len(saved["x"]) != self.trainer.world_size:
             return
         own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
+        own.setdefault("strength", torch.ones(len(own["x"]), device=self.device))  # before there were others than 1
         pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
         kept = None if pred_x0 is None else pred_x0[:, len(self.lead_steps) :].to(self.device)
         self._slots = Slots(**own, pred_x0=kept)

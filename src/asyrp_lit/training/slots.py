@@ -11,7 +11,7 @@ from asyrp_lit.data.latent_loader import LatentBatch
 from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import Coef, Embeddings, Images, Table, Timesteps
+from asyrp_lit.shapes import Coef, Embeddings, Images, PerSample, Table, Timesteps
 
 Stages = Int[Tensor, " batch"]
 
@@ -24,6 +24,7 @@ class Slots(NamedTuple):
         x_source: (B, 3, S, S) states of the unedited ones; unused where P_t is kept.
         source: (B, D) CLIP embeddings of x_0.
         index: (B,) int64 place in the store.
+        strength: (B,) strengths of the edits.
         pred_x0: (B, K, 3, S, S) P_t kept in the store; ``None`` if it keeps none.
     """
 
@@ -31,12 +32,13 @@ class Slots(NamedTuple):
     x_source: Images
     source: Embeddings
     index: Stages  # type: ignore[assignment]
+    strength: PerSample
     pred_x0: Tensor | None
 
     @classmethod
-    def start(cls, batch: LatentBatch, source: Embeddings) -> "Slots":
+    def start(cls, batch: LatentBatch, source: Embeddings, strength: PerSample) -> "Slots":
         """A batch at x_T."""
-        return cls(batch.x_T, batch.x_T, source, batch.index, batch.pred_x0)
+        return cls(batch.x_T, batch.x_T, source, batch.index, strength, batch.pred_x0)
 
     def refill(self, fresh: "Slots", mask: Tensor) -> "Slots":
         """The same slots, with those of ``fresh`` where the mask (B,) says so."""
@@ -45,6 +47,7 @@ class Slots(NamedTuple):
             _choose(mask, fresh.x_source, self.x_source),
             _choose(mask, fresh.source, self.source),
             _choose(mask, fresh.index, self.index),
+            _choose(mask, fresh.strength, self.strength),
             None if fresh.pred_x0 is None or self.pred_x0 is None else _choose(mask, fresh.pred_x0, self.pred_x0),
         )
 
@@ -58,6 +61,7 @@ class UpdateBatch(NamedTuple):
         alpha_bar_t, alpha_bar_prev: (B, 1, 1, 1) there and at the next.
         pred_x0: (B, 3, S, S) P_t of the unedited trajectories.
         source: (B, D) CLIP embeddings of x_0.
+        strength: (B, 1, 1, 1) strengths of the edits.
     """
 
     x: Images
@@ -66,6 +70,7 @@ class UpdateBatch(NamedTuple):
     alpha_bar_prev: Coef
     pred_x0: Images
     source: Embeddings
+    strength: Coef
 
     def split(self, size: int | None) -> "list[UpdateBatch]":
         """In parts of at most so many images; ``None`` for one part."""

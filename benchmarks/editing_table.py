@@ -50,7 +50,7 @@ pairs: [smiling+glasses, beard+glasses, sad+blond_hair] # of f_t, both at streng
 curves: [f_t] # kinds that are judged over strengths
 strengths: [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
 images: 64 # test portraits without the attribute
-curve_images: 16 # the first of them
+curve_images: 16 # the first of them, and as many that have the attribute
 average_images: 20 # train portraits behind mean and global
 train_images: 96
 label_images: 256 # train portraits among which 32 of each class are looked for
@@ -134,11 +134,13 @@ class Bench:
         return asyrp_lit.average(self.model, torch.stack([source[i].x_0 for i in range(len(source))]), f_t, kind)
 
     @cache  # noqa: B019
-    def open_portraits(self, attributes: tuple[str, ...]) -> tuple[str, Tensor, Latents]:
-        """Test portraits without any of the attributes: their fingerprint, x_0 in [-1, 1] and latents."""
-        conditions = [self.load(attribute, "f_t").info.where for attribute in attributes]
+    def open_portraits(self, attributes: tuple[str, ...], having: bool = False) -> tuple[str, Tensor, Latents]:
+        """Test portraits without any of the attributes, or with all: their fingerprint, x_0 in [-1, 1] and latents."""
+        infos = [self.load(attribute, "f_t").info for attribute in attributes]
+        conditions = [info.labels if having else info.where for info in infos]
         where = {label: classes for condition in conditions for label, classes in (condition or {}).items()}
-        source = PortraitSource("test", self.options.images, self.model.image_size, where)
+        count = self.options.curve_images if having else self.options.images
+        source = PortraitSource("test", count, self.model.image_size, where)
         key = make_store_key(self.model, source, 40, 999)
         store = LatentStore.create(self.latents, key, source.keys, 32, len(source[0].labels))
         fill_store(self.model, source, store, 16)
@@ -155,10 +157,18 @@ class Bench:
         found = judge_edit(self.judges, x_0, edits, texts, {name: info.labels for name, info in infos.items()})
         return {metric: values.tolist() for metric, values in found.items()}
 
-    def edit(self, pair: str, kind: str, count: int, strengths: Sequence[float] = (1.0,), **options: Any) -> Row:
+    def edit(
+        self,
+        pair: str,
+        kind: str,
+        count: int,
+        strengths: Sequence[float] = (1.0,),
+        having: bool = False,
+        **options: Any,
+    ) -> Row:
         """The first portraits at each strength of an attribute, or at one of ``A+B``; kept, and made where missing."""
         attributes = tuple(pair.split("+"))
-        fingerprint, x_0, latents = self.open_portraits(attributes)
+        fingerprint, x_0, latents = self.open_portraits(attributes, having)
         options |= {"symmetric": {"process": "symmetric"}, "reconstruction": {"t_boost": 0}}.get(kind, {})
         plain = kind == "reconstruction"  # with a strength of 0 it depends on no direction
         strengths, files = ([0.0], []) if plain else (list(strengths), [self.find(name, kind) for name in attributes])
@@ -222,14 +232,21 @@ def tabulate_curves(bench: Bench) -> str:
     strengths = list(options.strengths)
     for kind in options.curves:
         for attribute in options.attributes:
-            verdicts = bench.edit(attribute, kind, options.curve_images, strengths).verdicts
-            scores = torch.tensor([verdict["oracle_score"] for verdict in verdicts])
-            curves[f"{attribute}, {kind}"] = scores.mean(dim=1).tolist()
-            table.append([attribute, kind, *measure_monotony(strengths, scores), *scores.mean(dim=1).tolist()])
-    title = f"Oracle score over strength, {options.curve_images} test portraits without the attribute"
+            parts = {}
+            for having in (False, True):
+                verdicts = bench.edit(attribute, kind, options.curve_images, strengths, having).verdicts
+                parts["with" if having else "without"] = torch.tensor([row["oracle_score"] for row in verdicts])
+            parts["both"] = torch.cat(list(parts.values()), dim=1)
+            for portraits, scores in parts.items():
+                means = scores.mean(dim=1).tolist()
+                table.append([attribute, kind, portraits, *measure_monotony(strengths, scores), *means])
+            curves[f"{attribute}, {kind}"] = means
+    title = (
+        f"Oracle score over strength, {options.curve_images} test portraits without the attribute and as many with it"
+    )
     save_figure(draw_strength_curves(strengths, curves, title), bench.work / "curves.png")
     correlations = ("Spearman of images", "of each", "of mean")
-    return write_table(title, ("attribute", "kind", *correlations, *(f"{s:g}" for s in strengths)), table)
+    return write_table(title, ("attribute", "kind", "portraits", *correlations, *(f"{s:g}" for s in strengths)), table)
 
 
 def main() -> None:

@@ -114,9 +114,11 @@ def test_learned_sigma_is_cut_off(golden):
 
 
 def test_probes_of_the_unet_match(golden):
-    bottleneck = (network := golden.network()).encode(golden.tensors["probe_x"], at(golden.meta["probe"]["t"]))
-    assert_close(bottleneck.h, golden.tensors["probe_middle_h"], atol=1e-5, rtol=0)
-    assert_close(network.decode(bottleneck), golden.tensors["probe_eps"], atol=1e-5, rtol=0)
+    """In float64, alike on every CPU: what is left is the rounding of the released code's float32, in h of up to 13."""
+    x = golden.tensors["probe_x"].double()
+    bottleneck = (network := golden.network().double()).encode(x, at(golden.meta["probe"]["t"]))
+    assert_close(bottleneck.h.float(), golden.tensors["probe_middle_h"], atol=2e-5, rtol=0)
+    assert_close(network.decode(bottleneck).float(), golden.tensors["probe_eps"], atol=1e-5, rtol=0)
 
 
 def test_probes_notice_a_wrong_norm_eps(golden):

@@ -83,11 +83,12 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, or auto, got -1"),
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, f_eps, got 'f_x'"),
         (["method.init_scale=-1"], "method.init_scale must be a number, 0 or more, got -1"),
-        (["method.train_strengths=0.5"], "method.train_strengths must be null or two numbers above 0, the lower first"),
+        (["method.train_strengths=0.5"], "method.train_strengths must be two numbers above 0, the lower first"),
         (
             ["method.train_strengths=[2,1]"],
-            "method.train_strengths must be null or two numbers above 0, the lower first",
+            "method.train_strengths must be two numbers above 0, the lower first",
         ),
+        (["method.train_strengths=null"], "the lower first, as in [0.5,1.75]; got None"),
         (["method.train_strengths=[0,1]"], "the lower first, as in [0.5,1.75]; got [0, 1]"),
         (["method.train_strengths=[1,2,3]"], "the lower first, as in [0.5,1.75]; got [1, 2, 3]"),
         (

@@ -26,12 +26,13 @@ def test_every_timestep_of_every_batch_is_one_update(tiny, tmp_path):
     assert module.global_step == 2 * 3 * STEPS
 
 
-@pytest.mark.parametrize("strengths", [None, (0.5, 1.75)], ids=["paper", "strengths"])
+@pytest.mark.parametrize("strengths", [(1.0, 1.0), (0.5, 1.75)], ids=["paper", "strengths"])
 def test_training_is_the_paper_s_loop(tiny, tmp_path, strengths):
     """One batch against the equations written out, with plain SGD; also with a strength for each image."""
     batch, plain = tiny.read_batch(tmp_path, 6, cached=False), tiny.make_module()
     trained = tiny.make_module(train_strengths=strengths)
-    strength = 1.0 if strengths is None else draw_strengths(batch.index, 0, *strengths).view(6, 1, 1, 1)
+    strength = draw_strengths(batch.index, 0, *strengths).view(6, 1, 1, 1)
+    assert (strength.unique().numel() == 1) == (strengths == (1.0, 1.0))
     source_embeddings, x, x_source = plain.loss.clip.encode_images(batch.x_0), batch.x_T, batch.x_T
     optimizer = torch.optim.SGD(plain.direction.parameters(), lr=0.1)
     for t, t_prev in pairwise([*plain.grid[:1:-1], plain.grid[1]]):

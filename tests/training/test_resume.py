@@ -75,7 +75,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, hook,
     last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "optimizer": optimizer, "lr_decay": 0.5, "lr": 0.01}
     options |= {
         "stagger": stagger,
-        "train_strengths": (0.5, 1.75) if stagger else None,
+        "train_strengths": (0.5, 1.75) if stagger else (1.0, 1.0),
         "lr_final": 0.1,
         "t_start": tiny.make_module().grid[-1 - skipped],
     }

@@ -93,19 +93,16 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def check_train_strengths(value: object) -> None:
-    """See that ``method.train_strengths`` is null or a range.
+    """See that ``method.train_strengths`` is a range.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is not.
     """
-    if value is None:
-        return
     numbers = list(value) if isinstance(value, ListConfig) else []
     possible = len(numbers) == 2 and all(type(v) in (int, float) and 0 < v < math.inf for v in numbers)
     if not possible or numbers[0] > numbers[1]:
         raise ValueError(
-            "method.train_strengths must be null or two numbers above 0, the lower first, as in [0.5,1.75]; "
-            f"got {value!r}"
+            f"method.train_strengths must be two numbers above 0, the lower first, as in [0.5,1.75]; got {value!r}"
         )
 
 

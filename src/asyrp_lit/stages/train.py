@@ -106,7 +106,7 @@ def build_module(
         method.grad_clip,
         MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
         float(cfg.judged),
-        None if method.train_strengths is None else tuple(method.train_strengths),
+        tuple(method.train_strengths),
     )
 
 
@@ -267,7 +267,7 @@ def write_results(
     if method.calibration.num_images:
         loss["calibrated"] = module.strength  # of delta_h as trained
     texts = {"clip": module.loss.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.loss.cos_text, 4)}
-    if method.train_strengths is not None:
+    if tuple(method.train_strengths) != (1, 1):
         loss["train_strengths"] = list(method.train_strengths)
     if cfg.judged != 1:
         loss["judged"] = cfg.judged  # the strength of the metrics

@@ -57,7 +57,7 @@ class AsyrpModule(KeepsSlots):
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
         judged: strength at which validation edits.
-        train_strengths: range of the strengths that images are edited at in training; ``None`` for 1, as in the paper.
+        train_strengths: range of the strengths that images are edited at in training; the paper's are all 1.
     """
 
     alphas_cumprod: Tensor
@@ -77,7 +77,7 @@ class AsyrpModule(KeepsSlots):
         grad_clip: float | None = None,
         panel: MetricPanel | None = None,
         judged: float = 1.0,
-        train_strengths: tuple[float, float] | None = None,
+        train_strengths: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__(grid, interval)
         self.automatic_optimization = False
@@ -114,7 +114,8 @@ class AsyrpModule(KeepsSlots):
         Staggered, a slot's image goes on into the next batch's step. Else all start and end together.
         """
         with torch.no_grad():
-            fresh = Slots.start(batch, self.loss.clip.encode_images(batch.x_0), self._draw_strengths(batch.index))
+            strength = draw_strengths(batch.index, self.current_epoch, *self.train_strengths)
+            fresh = Slots.start(batch, self.loss.clip.encode_images(batch.x_0), strength)
         fresh = descend_to_start(fresh, self.lead_steps, self.alphas_cumprod, self.model)
         t, t_prev = torch.tensor(self.train_steps, device=self.device).unbind(dim=1)
         objectives = self._train_chain(fresh, t, t_prev)
@@ -136,11 +137,6 @@ class AsyrpModule(KeepsSlots):
             slots, objective = self._train_slots(slots, stages, t[stages], t_prev[stages])
             yield objective
         self._slots = slots if self.stagger else None  # in all processes: they are gathered for the checkpoint
-
-    def _draw_strengths(self, index: Tensor) -> Tensor:
-        if self.train_strengths is None:
-            return torch.ones(len(index), device=self.device)
-        return draw_strengths(index, self.current_epoch, *self.train_strengths)
 
     def _choose_offsets(self, batch_size: int) -> Tensor:
         if not self.stagger:
@@ -185,8 +181,7 @@ class AsyrpModule(KeepsSlots):
         with torch.no_grad():
             bottleneck = self.model.encode(batch.x, batch.t)
             eps = self.model.decode(bottleneck).float()
-        scaled = self.direction if self.train_strengths is None else Scaled(self.direction, batch.strength)
-        direction = MeasuredDirection(scaled)
+        direction = MeasuredDirection(Scaled(self.direction, batch.strength.to(bottleneck.h)))
         eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
         pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
         return self.loss(pred_x0_edit, batch.pred_x0, batch.source, direction.size), eps, eps_edit

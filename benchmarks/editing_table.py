@@ -53,6 +53,7 @@ images: 64 # test portraits without the attribute
 curve_images: 16 # the first of them, and as many that have the attribute
 average_images: 20 # train portraits behind mean and global
 train_images: 96
+trainer: cpu_bf16 # that trains; cpu where the processor has no bfloat16
 label_images: 256 # train portraits among which 32 of each class are looked for
 delta_h: [method=free_per_timestep] # overrides of train.py
 eps_space: [method=eps_space, method.optimizer.lr=5e-5] # at 5e-4 it ruins the picture
@@ -60,7 +61,7 @@ eps_space: [method=eps_space, method.optimizer.lr=5e-5] # at 5e-4 it ruins the p
 ROOT = Path(__file__).resolve().parents[1]
 #: Kinds that are judged from the file of f_t; the others are trained.
 OF_F_T = ("reconstruction", "f_t", "mean", "global", "symmetric")
-TRAINED = ("trainer=cpu_bf16", "latents.precision=32-true", "callbacks.preview_images=4", "callbacks.strengths=[1]")
+TRAINED = ("latents.precision=32-true", "callbacks.preview_images=4", "callbacks.strengths=[1]")
 METRICS = ("success", "oracle_score", "preservation", "edit_lpips", "directional_cosine")
 #: Metric -> a number for each image.
 Verdicts = dict[str, list[float]]
@@ -92,14 +93,14 @@ class Bench:
 
     def run_script(self, script: str, name: str, overrides: Sequence[str], result: str) -> Path:
         """A file that a script leaves in its run folder; run, or resumed, where it is not there."""
-        folder = self.work / "train" / f"{name}-{digest(script, *overrides)}"
+        folder = self.work / "train" / f"{name}-{digest(script, self.options.trainer, *overrides)}"
         if not (folder / result).is_file():
             folder.mkdir(parents=True, exist_ok=True)
             places = [f"hydra.run.dir={folder}", f"paths.latents={self.latents}"]
             places += [f"resume={folder}"] if (folder / "last.ckpt").is_file() else []
             start = time.perf_counter()
             with (folder / "output.log").open("a") as log:
-                command = [sys.executable, script, *TRAINED, *overrides, *places]
+                command = [sys.executable, script, f"trainer={self.options.trainer}", *TRAINED, *overrides, *places]
                 code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log).returncode
             if code:
                 sys.exit(f"{script} failed for {name}: see {folder / 'output.log'}")

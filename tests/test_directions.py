@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
 from asyrp_lit.hspace.direction import read_direction, read_direction_info
+from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.hspace.published import PUBLISHED_CURVES
 from asyrp_lit.losses.clip import load_avatars_clip
 from asyrp_lit.losses.directional import compute_cos_text
@@ -106,6 +107,21 @@ def test_show_prints_both_kinds_of_files(scripts, base, released):
     assert all(part in third for part in ("some_dog", "FFHQ", "50"))
 
 
+def test_directions_of_the_package_go_by_their_names(scripts, tmp_path, monkeypatch):
+    outcome = run(scripts, "show", "sad", "glasses")
+    assert outcome.code == 0, outcome.text
+    assert all(f"{find_direction(name)}\n  format " in outcome.text for name in ("sad", "glasses"))
+    assert "person with no glasses -> person with glasses" in outcome.text
+    monkeypatch.chdir(tmp_path)
+    assert run(scripts, "export", "sad").code == 0
+    assert run(scripts, "pack", "sad", "mine.safetensors").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", "sad.pth"]
+    packed, embedded = (
+        read_direction(path)[0].state_dict() for path in (Path("mine.safetensors"), find_direction("sad"))
+    )
+    assert all(torch.equal(value, packed[key]) for key, value in embedded.items())
+
+
 def test_a_name_that_tells_nothing_is_helped_by_overrides(scripts, base, released):
     message = fail(scripts, "import", released / UNKNOWN, *base, "cos_text=0.9")
     assert "its category is 'FFHQ'" in message
@@ -167,7 +183,7 @@ def test_two_files_are_never_written_to_one(scripts, base, released, make_releas
     [
         ("export", SMILING, "is not a direction file of asyrp_lit"),
         ("show", "mine.safetensors", "is not a direction file of asyrp_lit"),
-        ("show", "nothing.pth", "nothing.pth does not exist"),
+        ("show", "nothing.pth", "nothing.pth, nor an embedded direction of that name"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(scripts, released, verb, name, message):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asyrp_lit.hspace.direction import read_direction, save_direction
+from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.hspace.released import read_released, write_released
 from asyrp_lit.hspace.released_names import parse_released_name
 from asyrp_lit.stages.direction_table import tabulate_direction, tabulate_released
@@ -39,11 +40,11 @@ def directions(arguments: Sequence[str], conf: Path) -> None:
             overrides = [word for word in options.words if _is_override(word)]
             import_files([Path(word) for word in options.words if not _is_override(word)], overrides, conf)
         elif options.verb == "export":
-            export_file(options.file, options.out or options.file.with_suffix(".pth"))
+            export_file(find_direction(options.file), options.out or options.file.with_suffix(".pth"))
         elif options.verb == "pack":
-            pack_file(options.file, options.out)
+            pack_file(find_direction(options.file), options.out)
         else:
-            _, failed = try_each(options.files, str, lambda path: show_file(path, conf))
+            _, failed = try_each(options.files, str, lambda path: show_file(find_direction(path), conf))
             raise_failed(failed, len(options.files))
 
 
@@ -56,13 +57,13 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("words", nargs="+", metavar="FILE.pth | key=value")
     verb = verbs.add_parser("export", help="a direction file to a released one")
-    verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}")
+    verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}|NAME", help="or the name of one in the package")
     verb.add_argument("out", type=_parse_out, nargs="?", metavar="OUT.pth")
     verb = verbs.add_parser("pack", help="a direction file in float16, half the size")
-    verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}")
+    verb.add_argument("file", type=Path, metavar=f"FILE{_SUFFIX}|NAME", help="or the name of one in the package")
     verb.add_argument("out", type=_parse_out, metavar=f"OUT{_SUFFIX}")
     verb = verbs.add_parser("show", help="what files of either kind hold")
-    verb.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    verb.add_argument("files", type=Path, nargs="+", metavar="FILE|NAME", help="or the name of one in the package")
     return parser
 
 

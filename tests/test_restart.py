@@ -212,7 +212,7 @@ def test_a_run_from_before_there_were_these_settings_goes_on(stopped, train, who
     run, hydra = stopped, stopped / ".hydra/config.yaml"
     (run / "settings.yaml").unlink()
     settings = OmegaConf.load(hydra)
-    del settings.method.chunk_size, settings.method.train_strengths, settings.compile
+    del settings.method.chunk_size, settings.method.train_strengths, settings.method.init_from, settings.compile
     OmegaConf.save(settings, hydra)
     outcome = train(run.with_name("later"), "resume=auto" if auto else f"resume={run}")
     assert outcome.code == 0, outcome.text

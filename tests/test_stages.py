@@ -114,7 +114,7 @@ def test_evaluate_at_three_strengths_says_how_monotone_the_oracles_score_is(trai
     metrics = json.loads((outputs / "monotone/metrics.json").read_text())
     found = metrics.pop("over_strengths")
     assert list(metrics) == ["1", "-1", "0"]
-    assert set(found) == {"of_images", "of_each", "of_mean"}
+    assert set(found) == {"of_images", "of_each", "of_mean", "largest_fall"}
     assert all(-1 <= value <= 1 for value in found.values())
     assert f"of mean: {found['of_mean']:.3f}" in outcome.text
     assert (outputs / "monotone/curve.png").is_file()
@@ -141,12 +141,30 @@ def test_sizes_that_are_to_be_found_become_numbers_and_are_kept_with_the_state(t
     """Two portraits are trained on, and a batch takes an eighth of them at the most; one is the least."""
     outputs, run = trained[0], trained[0] / "auto"
     options = ("interval=all", "method.passes=1", "method.batch_size=auto", "method.chunk_size=auto")
-    options += ("inversion_batch_size=auto", "method.train_strengths=[0.5,1.75]")
+    options += ("inversion_batch_size=auto", "method.train_strengths=[-1,1.75]")
     outcome = succeed(scripts.run("train.py", *tiny(outputs), *options, f"hydra.run.dir={run}"))
     for name, found in (("inversion_batch_size", 16), ("method.batch_size", 1), ("method.chunk_size", 1)):
         assert f"{name}=auto: {found}\n" in outcome.text
     assert torch.load(run / "last.ckpt", weights_only=True)["batch_size"] == 1
-    assert read_direction_info(run / "glasses.safetensors").loss["train_strengths"] == [0.5, 1.75]
+    assert read_direction_info(run / "glasses.safetensors").loss["train_strengths"] == [-1, 1.75]
+
+
+def test_training_goes_on_from_a_direction(trained, scripts, tiny):
+    """At a rate of next to nothing it stays what it was."""
+    outputs, run, _ = trained
+    first, later = run / "glasses.safetensors", outputs / "later"
+    options = (*tiny(outputs), "interval=all", "method.passes=1", f"method.init_from={first}")
+    succeed(scripts.run("train.py", *options, "method.optimizer.lr=1e-30", f"hydra.run.dir={later}"))
+    found, wanted = load_file(later / "glasses.safetensors"), load_file(first)
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert max(float(value.abs().max()) for key, value in wanted.items() if key.startswith("conv2")) > 0
+    for change, message in (
+        ("method.init_from=glasses", "does not fit custom"),
+        ("method=free_global", "(f_t_ddpm, 4 steps) does not fit method.kind=global with 4 steps"),
+    ):
+        outcome = scripts.run("train.py", *options, change, f"hydra.run.dir={outputs / 'unfit'}")
+        assert outcome.code == 1
+        assert message in outcome.text
 
 
 def test_words_that_the_small_clip_has_not_learnt_give_one_warning(trained, scripts, tiny):

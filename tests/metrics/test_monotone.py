@@ -13,7 +13,7 @@ def test_scores_that_rise_at_every_step_have_correlation_1_in_any_order_of_stren
     scores = torch.tensor([[0.1, 0.2], [0.2, 0.3], [0.5, 0.6], [0.7, 0.8], [0.9, 0.95]])
     order = [3, 0, 4, 1, 2]
     found = measure_monotony([STRENGTHS[i] for i in order], scores[order])
-    assert (found.of_each, found.of_mean) == (pytest.approx(1), pytest.approx(1))
+    assert (found.of_each, found.of_mean, found.largest_fall) == (pytest.approx(1), pytest.approx(1), 0)
     assert 0.9 < found.of_images < 1  # scores of two images never tie where their strengths do
 
 
@@ -27,9 +27,18 @@ def test_it_is_spearmans_of_scipy_with_ties():
     assert found.of_each == pytest.approx(sum(each) / 7)
 
 
+def test_the_fall_is_from_the_highest_mean_to_the_lowest_after_it_in_order_of_strength():
+    scores = torch.tensor([[0.2, 0.0], [0.9, 0.7], [0.5, 0.3], [0.7, 0.7], [0.4, 0.2]])
+    order = [4, 1, 0, 3, 2]
+    found = measure_monotony([STRENGTHS[i] for i in order], scores[order])
+    assert found.largest_fall == pytest.approx(0.5)
+
+
 def test_an_image_that_never_moves_says_nothing():
     still = torch.full((5, 1), 0.3)
-    assert all(math.isnan(value) for value in measure_monotony(STRENGTHS, still))
+    *correlations, fall = measure_monotony(STRENGTHS, still)
+    assert all(math.isnan(value) for value in correlations)
+    assert fall == 0
     falling = torch.linspace(1, 0, 5)[:, None]
     assert measure_monotony(STRENGTHS, torch.cat([still, falling], dim=1)).of_each == pytest.approx(-1)
 

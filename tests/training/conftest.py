@@ -71,11 +71,13 @@ def make_clip():
     return FrozenCLIP(TinyTowers(), build_avatars_clip()[1], expected, "tiny")
 
 
-def make_module(cls=AsyrpModule, recipe=None, optimizer=torch.optim.SGD, lr=0.1, kept=None, loss=EditLoss, **options):
+def make_module(
+    cls=AsyrpModule, recipe=None, optimizer=torch.optim.SGD, lr=0.1, kept=None, loss=EditLoss, contrast=None, **options
+):
     torch.manual_seed(1)
     direction = DDPMDelta(16, 32, num_groups=4)
     text_direction = F.normalize(torch.randn(1, 8), dim=-1)
-    loss = loss(make_clip(), text_direction, 0.9, recipe or LossRecipe(), kept)
+    loss = loss(make_clip(), text_direction, 0.9, recipe or LossRecipe(), kept, contrast)
     return cls(
         make_model(), direction, loss, GRID, INTERVAL, lambda parameters: optimizer(parameters, lr=lr), **options
     )

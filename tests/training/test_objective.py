@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from asyrp_lit.losses.clip import FrozenCLIP
+from asyrp_lit.losses.directional import directional_cosine, directional_loss
 from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.training.objective import LossRecipe, MeasuredDirection
 
@@ -34,6 +35,39 @@ def test_the_kept_readings_are_of_p_t_before_and_after_and_weighted(tiny):
     assert_close(objective.keep, kept(module.loss.clip.encode_images(edit), module.loss.clip.encode_images(source)))
     assert objective.keep.min() > 0
     assert_close(objective.total, objective.clip + 3.0 * 0.9 * objective.l1 + 0.5 * objective.keep)
+
+
+def test_of_a_slider_an_image_at_its_end_is_kept_and_its_attribute_too(tiny):
+    """Each image at a strength of both signs: one of them moves it along or against dT, the other keeps it."""
+    kept, contrast = KeptReadings(Prompts(), [("a", "b", "c")]), KeptReadings(Prompts(), [("a", "b")])
+    recipe = LossRecipe(w_keep=0.5)
+    plain, slider = (tiny.make_module(recipe=recipe, kept=kept, contrast=c).loss for c in (None, contrast))
+    edit, source = make_images()
+    embeddings = slider.clip.encode_images(source.roll(1, -1))
+    has = contrast.read(embeddings).argmax(dim=-1) == 1
+    moved = plain(edit, source, embeddings)
+    own = contrast(slider.clip.encode_images(edit), slider.clip.encode_images(source))
+    assert_close(slider(edit, source, embeddings).total, moved.total)
+    for sign in (1.0, -1.0):
+        found = slider(edit, source, embeddings, strength=torch.full((3,), 0.7 * sign))
+        stays = has if sign > 0 else ~has
+        cosine = directional_cosine(slider.clip.encode_images(edit), embeddings, slider.text_direction)
+        assert_close(found.clip, directional_loss(sign * cosine).where(~stays, 0.0))
+        assert_close(found.keep, moved.keep + own.where(stays, 0.0))
+        assert_close(found.total, found.clip + 3.0 * 0.9 * moved.l1 + 0.5 * found.keep)
+    assert own.min() > 0
+    assert 0 < has.sum() < 3
+
+
+def test_a_slider_without_other_readings_keeps_that_of_its_attribute(tiny):
+    contrast = KeptReadings(Prompts(), [("a", "b")])
+    edit, source = make_images()
+    for weight in (0.0, 0.5):
+        loss = tiny.make_module(recipe=LossRecipe(w_keep=weight), contrast=contrast).loss
+        embeddings = loss.clip.encode_images(source)
+        keep = [loss(edit, source, embeddings, strength=torch.full((3,), sign)).keep for sign in (1.0, -1.0)]
+        own = contrast(loss.clip.encode_images(edit), embeddings)
+        assert_close(sum(keep), own if weight else torch.zeros(3))
 
 
 def test_a_weight_of_zero_reads_nothing(tiny):

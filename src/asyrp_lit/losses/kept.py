@@ -7,6 +7,7 @@ skin colour; words can.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
@@ -34,13 +35,14 @@ class KeptReadings(nn.Module):
         for k, group in enumerate(groups):
             self.register_buffer(f"prompts_{k}", clip.encode_texts(group))
 
-    def _read(self, embeddings: Embeddings, k: int) -> Tensor:
+    def read(self, embeddings: Embeddings, k: int = 0) -> Float[Tensor, "batch prompts"]:
+        """Log-probabilities of the prompts of group k."""
         return log_softmax(self.scale * embeddings @ self.get_buffer(f"prompts_{k}").T, dim=-1)
 
     def forward(self, edit: Embeddings, source: Embeddings) -> PerSample:
         """KL(source || edit) in nats, 0 or more, the mean over the groups; both embeddings of unit length."""
         divergences = [
-            kl_div(self._read(edit, k), self._read(source, k), log_target=True, reduction="none").sum(dim=-1)
+            kl_div(self.read(edit, k), self.read(source, k), log_target=True, reduction="none").sum(dim=-1)
             for k in range(self.num_groups)
         ]
         return torch.stack(divergences).mean(dim=0)

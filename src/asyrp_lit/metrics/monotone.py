@@ -1,4 +1,4 @@
-"""Whether an edit grows with its strength: rank correlation of strength and oracle score."""
+"""Whether an edit grows with its strength: rank correlation of strength and oracle score, and how far that falls."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,19 @@ Scores = Float[Tensor, "strengths images"]
 
 
 class Monotony(NamedTuple):
-    """Spearman's rank correlation with the strength, each in [-1, 1]; NaN where all scores are equal.
+    """Spearman's rank correlation with the strength, each in [-1, 1]; NaN where all scores are equal. And the fall.
 
     Attributes:
         of_images: over all pairs of an image and a strength; images that start apart lower it.
         of_each: the mean over images of each one's own; images whose score never moves are left out.
-        of_mean: of the mean over images, 1 where that rises at every step.
+        of_mean: of the mean over images, 1 where that rises at every step. Where it stays at 0 or 1, ranks are chance.
+        largest_fall: of the mean, from a strength to any higher one, in [0, 1]; 0 where it never falls.
     """
 
     of_images: float
     of_each: float
     of_mean: float
+    largest_fall: float
 
 
 def _correlate(strengths: Tensor, scores: Tensor) -> float:
@@ -49,10 +51,13 @@ def measure_monotony(strengths: Sequence[float], scores: Scores) -> Monotony:
             f"{list(strengths)} and {tuple(scores.shape)}"
         )
     column = torch.tensor([float(strength) for strength in strengths])
+    mean = scores.cpu().mean(dim=1)
+    rising = mean[column.argsort(stable=True)]
     each = [_correlate(column, own) for own in scores.cpu().T]
     moved = [value for value in each if not math.isnan(value)]
     return Monotony(
         of_images=_correlate(column.repeat_interleave(scores.shape[1]), scores.cpu().flatten()),
         of_each=sum(moved) / len(moved) if moved else math.nan,
-        of_mean=_correlate(column, scores.cpu().mean(dim=1)),
+        of_mean=_correlate(column, mean),
+        largest_fall=float((rising.cummax(dim=0).values - rising).max()),
     )

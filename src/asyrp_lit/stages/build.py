@@ -15,6 +15,7 @@ from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import TRAINED_KINDS
+from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.compiled import MODES, check_compiler
@@ -66,6 +67,7 @@ def check_settings(cfg: DictConfig) -> None:
 
     Raises:
         ValueError: a number or the kind of direction is not possible.
+        FileNotFoundError: there is no direction to go on from.
     """
     check_counts(cfg, COUNTS)
     if cfg.compile not in MODES or type(cfg.compile) in (int, float):
@@ -78,18 +80,30 @@ def check_settings(cfg: DictConfig) -> None:
         raise ValueError(f"judged must be a finite strength other than 0, got {cfg.judged!r}")
     if cfg.method.kind not in TRAINED_KINDS:
         raise ValueError(f"method.kind must be one of {', '.join(TRAINED_KINDS)}, got {cfg.method.kind!r}")
-    if type(cfg.method.init_scale) not in (int, float) or cfg.method.init_scale < 0:
-        raise ValueError(f"method.init_scale must be a number, 0 or more, got {cfg.method.init_scale!r}")
-    starts_at_0 = cfg.method.kind.startswith("f_") and cfg.method.init_scale == 0
-    if starts_at_0 and cfg.method.loss.clip_source == "pred_x0":
-        raise ValueError(
-            "method.loss.clip_source=pred_x0 needs method.init_scale above 0, such as 1: where nothing is edited yet, "
-            "the CLIP direction from P_t to its edit is undefined"
-        )
+    check_start(cfg.method)
     check_train_strengths(cfg.method.train_strengths)
     lr = cfg.method.optimizer.lr
     if not isinstance(lr, int | float) or not 0 < lr < torch.finfo(torch.float32).max:
         raise ValueError(f"method.optimizer.lr must be a finite number above 0, got {lr!r}; 5e-4 suits Adam")
+
+
+def check_start(method: DictConfig) -> None:
+    """See that training can begin as ``method.init_scale`` and ``method.init_from`` say.
+
+    Raises:
+        ValueError: it cannot.
+        FileNotFoundError: there is no direction to go on from.
+    """
+    if type(method.init_scale) not in (int, float) or method.init_scale < 0:
+        raise ValueError(f"method.init_scale must be a number, 0 or more, got {method.init_scale!r}")
+    if method.init_from is not None:
+        find_direction(str(method.init_from))
+    starts_at_0 = method.kind.startswith("f_") and method.init_scale == 0 and method.init_from is None
+    if starts_at_0 and method.loss.clip_source == "pred_x0":
+        raise ValueError(
+            "method.loss.clip_source=pred_x0 needs method.init_scale above 0, such as 1: where nothing is edited yet, "
+            "the CLIP direction from P_t to its edit is undefined"
+        )
 
 
 def check_train_strengths(value: object) -> None:
@@ -99,10 +113,11 @@ def check_train_strengths(value: object) -> None:
         ValueError: it is not.
     """
     numbers = list(value) if isinstance(value, ListConfig) else []
-    possible = len(numbers) == 2 and all(type(v) in (int, float) and 0 < v < math.inf for v in numbers)
-    if not possible or numbers[0] > numbers[1]:
+    possible = len(numbers) == 2 and all(type(v) in (int, float) and math.isfinite(v) for v in numbers)
+    if not possible or numbers[0] > numbers[1] or numbers[1] <= 0:
         raise ValueError(
-            f"method.train_strengths must be two numbers above 0, the lower first, as in [0.5,1.75]; got {value!r}"
+            "method.train_strengths must be two numbers, the lower first and the other above 0, as in [0.5,1.75] or "
+            f"[-1.5,2]; got {value!r}"
         )
 
 

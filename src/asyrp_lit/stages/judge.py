@@ -87,13 +87,14 @@ def evaluate(cfg: DictConfig) -> None:
     for strength, values in metrics.items():
         log.info("%8s  %s", strength, "  ".join(f"{v:.3f}".rjust(len(k)) for k, v in values.items()))
     for name, value in over_strengths.get("over_strengths", {}).items():
-        log.info("rank correlation of strength and oracle score, %s: %.3f", name.replace("_", " "), value)
+        words = name.replace("_", " ") if name == "largest_fall" else f"rank correlation {name.replace('_', ' ')}"
+        log.info("oracle score over strength, %s: %.3f", words, value)
 
 
 def judge_monotony(
     oracle: AttributeOracle, rows: dict[str, Images], strengths: Sequence[float], attribute: Attribute
 ) -> dict[str, float]:
-    """Rank correlations of ascending strengths and the oracle's score of edits by column, drawn into ``curve.png``."""
+    """How monotone the oracle's score of edits by column is in ascending strengths, drawn into ``curve.png``."""
     assert attribute.labels is not None
     oracle = oracle.cpu()
     edits = [rows[name_strength(strength)].clamp(-1, 1) for strength in strengths]

@@ -22,7 +22,10 @@ FREE = (
     *("latents.num_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
 )
 #: What runs did that were started before there was such a setting.
-BEFORE = {"method.chunk_size": None, "method.train_strengths": [1.0, 1.0], "compile": False}
+BEFORE = {
+    **{"method.chunk_size": None, "method.train_strengths": [1.0, 1.0], "method.init_from": None},
+    "compile": False,
+}
 #: Differences that a message names.
 _NAMED = 5
 

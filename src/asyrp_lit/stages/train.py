@@ -12,38 +12,24 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig
 
-from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.data.datamodule import LatentsDataModule
-from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.hspace.attribute import AVATARS, Attribute, list_classes
-from asyrp_lit.hspace.direction import (
-    DirectionInfo,
-    direction_arguments,
-    make_direction,
-    save_direction,
-)
-from asyrp_lit.hspace.scale import DeltaNetwork, scale_delta
-from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
-from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
-from asyrp_lit.losses.kept import KeptReadings
-from asyrp_lit.losses.perceptual import load_lpips
-from asyrp_lit.metrics.oracle import load_oracle
-from asyrp_lit.metrics.panel import Judges, MetricPanel
-from asyrp_lit.models.hspace_unet import HSpaceUNet
+from asyrp_lit.hspace.direction import DirectionInfo, direction_arguments, save_direction
+from asyrp_lit.losses.directional import compute_cos_text
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.calibrate import calibrate, count_set_aside
-from asyrp_lit.stages.capacity import AUTO, check_shared_sizes, find_training_sizes
+from asyrp_lit.stages.capacity import check_shared_sizes, find_training_sizes
 from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
 from asyrp_lit.stages.lock import alone_in_folder, hold_folder
+from asyrp_lit.stages.module import build_module
 from asyrp_lit.stages.resume import begin, check_fits, choose_run, read_batch_size, read_finished, say_how_to_go_on
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
-from asyrp_lit.training.objective import EditLoss
 from asyrp_lit.training.terminate import EndOnSigterm, Terminated
 
 log = logging.getLogger(__name__)
@@ -68,46 +54,6 @@ def invert(cfg: DictConfig) -> None:
     for store in stores:
         left = store.missing_shards(verify=False)
         log.info("%s: %d of %d shards are there", store.folder, store.num_shards - len(left), store.num_shards)
-
-
-def build_module(
-    cfg: DictConfig,
-    model: HSpaceUNet,
-    clip: FrozenCLIP,
-    attribute: Attribute,
-    grid: tuple[int, ...],
-    interval: Interval,
-) -> AsyrpModule:
-    """The LightningModule from its built parts."""
-    templates = choose_templates(cfg.clip.templates)
-    text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
-    method = cfg.method
-    arguments = direction_arguments(method.kind, model.h_channels, model.h_size, model.temb_channels, grid)
-    direction = make_direction(method.kind, **arguments)
-    if isinstance(direction, DeltaNetwork):
-        scale_delta(direction, method.init_scale)
-    oracle = load_oracle() if cfg.model.domain == AVATARS else None
-    keep = attribute.keep
-    if keep is None and attribute.labels is not None and cfg.model.domain == AVATARS:
-        keep = tuple(other_prompts(attribute.labels))
-    cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
-    kept = KeptReadings(clip, keep) if keep else None
-    return AsyrpModule(
-        model,
-        direction,
-        EditLoss(clip, text_direction, cos_text, instantiate(method.loss), kept),
-        grid,
-        interval,
-        instantiate(method.optimizer),
-        method.lr_decay,
-        method.lr_final,
-        method.stagger,
-        None if method.chunk_size == AUTO else method.chunk_size,
-        method.grad_clip,
-        MetricPanel(Judges(clip, load_lpips(), oracle), text_direction, attribute.labels),
-        float(cfg.judged),
-        tuple(method.train_strengths),
-    )
 
 
 def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:

@@ -57,7 +57,8 @@ class AsyrpModule(KeepsSlots):
         grad_clip: largest norm of the gradient; ``None`` does not clip.
         panel: validation metrics; ``None`` validates nothing.
         judged: strength at which validation edits.
-        train_strengths: range of the strengths that images are edited at in training; the paper's are all 1.
+        train_strengths: range of the strengths that images are edited at in training; the paper's are all 1. What an
+            edit below 0 shall do says ``loss.contrast``.
     """
 
     alphas_cumprod: Tensor
@@ -184,7 +185,8 @@ class AsyrpModule(KeepsSlots):
         direction = MeasuredDirection(Scaled(self.direction, batch.strength.to(bottleneck.h)))
         eps_edit = edit_eps(self.model, bottleneck, eps, direction, batch.t)
         pred_x0_edit = compute_pred_x0(batch.x, eps_edit, batch.alpha_bar_t)
-        return self.loss(pred_x0_edit, batch.pred_x0, batch.source, direction.size), eps, eps_edit
+        objective = self.loss(pred_x0_edit, batch.pred_x0, batch.source, direction.size, batch.strength.flatten())
+        return objective, eps, eps_edit
 
     def try_update(self, num_images: int) -> None:
         """The passes of an update on so many empty images, to see that they fit into memory; nothing is changed.

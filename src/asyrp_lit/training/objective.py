@@ -93,6 +93,10 @@ class EditLoss(nn.Module):
         cos_text: cosine of the bare prompts.
         recipe: the loss.
         kept: what CLIP shall read as before, weighted by the recipe's ``w_keep``; ``None`` for nothing.
+        contrast: reads the pair (source text, target text), which makes the loss one of a slider, not in the paper: a
+            strength above 0 moves along dT what reads as the source text, one below 0 moves against dT what reads
+            as the target text, and an image that is at its end already shall stay as it is and read as before, the
+            pair too. ``None``: all images move along dT.
     """
 
     text_direction: Tensor
@@ -104,12 +108,14 @@ class EditLoss(nn.Module):
         cos_text: float,
         recipe: LossRecipe,
         kept: KeptReadings | None = None,
+        contrast: KeptReadings | None = None,
     ) -> None:
         super().__init__()
         self.clip = clip
         self.cos_text = cos_text
         self.recipe = recipe
         self.kept = kept if recipe.w_keep else None
+        self.contrast = contrast
         self.register_buffer("text_direction", text_direction)
 
     def forward(
@@ -118,6 +124,7 @@ class EditLoss(nn.Module):
         pred_x0_source: Images,
         source_embeddings: Embeddings,
         size: PerSample | None = None,
+        strength: PerSample | None = None,
     ) -> Objective:
         """The loss per sample.
 
@@ -126,16 +133,33 @@ class EditLoss(nn.Module):
             pred_x0_source: P_t of the unedited trajectory.
             source_embeddings: CLIP embeddings of each sample's own real image.
             size: ``relative_size`` of delta_h; ``None`` where there is none.
+            strength: of the edits; only ``contrast`` asks for it.
         """
         recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
         pred_embeddings = source_embeddings
-        if recipe.clip_source == "pred_x0" or self.kept is not None:
+        reads = self.kept is not None or (self.contrast is not None and recipe.w_keep > 0)
+        if recipe.clip_source == "pred_x0" or reads:
             with torch.no_grad():
                 pred_embeddings = self.clip.encode_images(pred_x0_source)
         source = pred_embeddings if recipe.clip_source == "pred_x0" else source_embeddings
-        clip = directional_loss(directional_cosine(edit_embeddings, source, self.text_direction), recipe.form)
+        cosine = directional_cosine(edit_embeddings, source, self.text_direction)
         l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
         keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
+        if self.contrast is None or strength is None:
+            clip = directional_loss(cosine, recipe.form)
+        else:
+            way = self._find_way(strength, source_embeddings)
+            clip = directional_loss(cosine * way, recipe.form) * way.abs()
+            if reads:
+                keep = keep + self.contrast(edit_embeddings, pred_embeddings) * (1 - way.abs())
         size = torch.zeros_like(l1) if size is None else size
         total = recipe.w_clip * clip + recipe.w_l1 * self.cos_text * l1 + recipe.w_keep * keep
         return Objective(total + recipe.w_delta_h * size, clip, l1, keep, size)
+
+    @torch.no_grad()
+    def _find_way(self, strength: PerSample, source_embeddings: Embeddings) -> PerSample:
+        """1 for images to move along dT, -1 for those to move against it, 0 for those that are where they shall be."""
+        assert self.contrast is not None
+        src, trg = self.contrast.read(source_embeddings).unbind(dim=-1)
+        end = torch.where(trg > src, 1.0, -1.0)
+        return torch.where(strength * end > 0, 0.0, -end)

@@ -18,6 +18,7 @@ from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.f_t import DDPMDelta
 from asyrp_lit.inversion.fill import fill_store, make_store_key
 from asyrp_lit.losses.clip import FrozenCLIP, ImageNormalisation, build_avatars_clip
+from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.objective import EditLoss, LossRecipe
@@ -56,6 +57,15 @@ class TinyTowers(nn.Module):
 
     def encode_image(self, x):
         return self.visual(x)
+
+
+class Ends(KeptReadings):
+    """Two opposite prompts: an embedding reads as the second where its fourth number is above 0."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.num_groups, self.scale = 1, 5.0
+        self.register_buffer("prompts_0", torch.eye(8)[3:4] * torch.tensor([[-1.0], [1.0]]))
 
 
 def make_model():
@@ -126,5 +136,5 @@ def read_batch(root, batch_size=3, cached=True):
 @pytest.fixture
 def tiny():
     """The builders above."""
-    builders = (make_module, make_data, make_trainer, make_model, fit, read_batch, copy_weights)
+    builders = (make_module, make_data, make_trainer, make_model, fit, read_batch, copy_weights, Ends)
     return SimpleNamespace(**{builder.__name__: builder for builder in builders})

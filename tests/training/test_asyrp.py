@@ -5,14 +5,12 @@ from itertools import pairwise
 import pytest
 import torch
 from lightning.pytorch import Callback
-from torch import nn
 from torch.testing import assert_close
 
 from asyrp_lit.diffusion.asyrp import step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0, step_ddim
 from asyrp_lit.diffusion.schedule import gather_alpha_bar
 from asyrp_lit.losses.directional import directional_cosine, directional_loss, reconstruction_loss
-from asyrp_lit.losses.kept import KeptReadings
 from asyrp_lit.training.objective import LossRecipe
 from asyrp_lit.training.slots import UpdateBatch
 from asyrp_lit.training.strengths import draw_strengths
@@ -28,15 +26,6 @@ def test_every_timestep_of_every_batch_is_one_update(tiny, tmp_path):
     assert module.global_step == 2 * 3 * STEPS
 
 
-class Ends(KeptReadings):
-    """Two opposite prompts, so that one number of an embedding says which is read."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-        self.num_groups, self.scale = 1, 5.0
-        self.register_buffer("prompts_0", torch.eye(8)[3:4] * torch.tensor([[-1.0], [1.0]]))
-
-
 @pytest.mark.parametrize("strengths", [(1.0, 1.0), (0.5, 1.75), (-1.5, 2.0)], ids=["paper", "strengths", "slider"])
 def test_training_is_the_paper_s_loop(tiny, tmp_path, strengths):
     """One batch against the equations written out, with plain SGD; also with a strength for each image.
@@ -44,7 +33,7 @@ def test_training_is_the_paper_s_loop(tiny, tmp_path, strengths):
     Of a slider, images at a strength whose end they read as already get the L1 term alone, and others below 0 move
     against dT; the weight of 0 of what is read as before is the paper's.
     """
-    slider = Ends() if strengths[0] < 0 else None
+    slider = tiny.Ends() if strengths[0] < 0 else None
     batch, plain = tiny.read_batch(tmp_path, 6, cached=False), tiny.make_module()
     trained = tiny.make_module(train_strengths=strengths, contrast=slider)
     strength = draw_strengths(batch.index, 0, *strengths).view(6, 1, 1, 1)

@@ -32,7 +32,8 @@ def count_set_aside(cfg: DictConfig, num_images: int) -> int:
 def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trained: int) -> None:
     """Scale a trained direction so that strength 1 is what ``method.calibration`` finds; the checkpoint stays as it is.
 
-    The images after the first ``num_trained`` are what it is measured on.
+    The images after the first ``num_trained`` are what it is measured on; of a slider, those that read as the source
+    text.
     """
     if num_trained == len(store):
         return
@@ -42,13 +43,17 @@ def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trai
     items = [store[i] for i in range(num_trained, len(store))]
     x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
     x_T = torch.stack([item["x_T"] for item in items]).to(device)
+    moves = ~module.loss.read_as_target(module.loss.clip.encode_images(x_0))
+    if not moves.any():
+        log.warning("strength 1 stays as trained: all %d images set aside read as the target text already", len(items))
+        return
     with autocast_as(cfg):
         cosines = measure_cosines(
             module.model,
             module.loss.clip,
             module.direction,
-            x_0,
-            x_T,
+            x_0[moves],
+            x_T[moves],
             module.loss.text_direction,
             strengths,
             module.grid,

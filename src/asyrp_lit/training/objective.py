@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from asyrp_lit.hspace.direction import Direction, get_space
@@ -157,9 +158,14 @@ class EditLoss(nn.Module):
         return Objective(total + recipe.w_delta_h * size, clip, l1, keep, size)
 
     @torch.no_grad()
+    def read_as_target(self, source_embeddings: Embeddings) -> Bool[Tensor, " batch"]:
+        """Whether an image reads as the target text already; none does without ``contrast``."""
+        if self.contrast is None:
+            return torch.zeros(len(source_embeddings), dtype=torch.bool, device=source_embeddings.device)
+        src, trg = self.contrast.read(source_embeddings).unbind(dim=-1)
+        return trg > src
+
     def _find_way(self, strength: PerSample, source_embeddings: Embeddings) -> PerSample:
         """1 for images to move along dT, -1 for those to move against it, 0 for those that are where they shall be."""
-        assert self.contrast is not None
-        src, trg = self.contrast.read(source_embeddings).unbind(dim=-1)
-        end = torch.where(trg > src, 1.0, -1.0)
+        end = torch.where(self.read_as_target(source_embeddings), 1.0, -1.0)
         return torch.where(strength * end > 0, 0.0, -end)

@@ -158,6 +158,11 @@ def test_training_goes_on_from_a_direction(trained, scripts, tiny):
     found, wanted = load_file(later / "glasses.safetensors"), load_file(first)
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
     assert max(float(value.abs().max()) for key, value in wanted.items() if key.startswith("conv2")) > 0
+    assert read_direction_info(later / "glasses.safetensors").loss["init_from"] == "glasses.safetensors"
+    shorter = ("method.num_steps=2", "method.optimizer.lr=1e-30", f"hydra.run.dir={outputs / 'shorter'}")
+    succeed(scripts.run("train.py", *options, *shorter))
+    found = load_file(outputs / "shorter/glasses.safetensors")
+    assert all(torch.equal(found[key], value * 2 ** key.startswith("conv2")) for key, value in wanted.items())
     for change, message in (
         ("method.init_from=glasses", "does not fit custom"),
         ("method=free_global", "(f_t_ddpm, 4 steps) does not fit method.kind=global with 4 steps"),

@@ -15,7 +15,6 @@ from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.hspace.attribute import Attribute, resolve_attribute
 from asyrp_lit.hspace.direction import TRAINED_KINDS
-from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.losses.clip import FrozenCLIP, load_clip
 from asyrp_lit.models.compiled import MODES, check_compiler
@@ -67,7 +66,6 @@ def check_settings(cfg: DictConfig) -> None:
 
     Raises:
         ValueError: a number or the kind of direction is not possible.
-        FileNotFoundError: there is no direction to go on from.
     """
     check_counts(cfg, COUNTS)
     if cfg.compile not in MODES or type(cfg.compile) in (int, float):
@@ -92,12 +90,9 @@ def check_start(method: DictConfig) -> None:
 
     Raises:
         ValueError: it cannot.
-        FileNotFoundError: there is no direction to go on from.
     """
     if type(method.init_scale) not in (int, float) or method.init_scale < 0:
         raise ValueError(f"method.init_scale must be a number, 0 or more, got {method.init_scale!r}")
-    if method.init_from is not None:
-        find_direction(str(method.init_from))
     starts_at_0 = method.kind.startswith("f_") and method.init_scale == 0 and method.init_from is None
     if starts_at_0 and method.loss.clip_source == "pred_x0":
         raise ValueError(

@@ -43,7 +43,8 @@ def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trai
     items = [store[i] for i in range(num_trained, len(store))]
     x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
     x_T = torch.stack([item["x_T"] for item in items]).to(device)
-    moves = ~module.loss.read_as_target(module.loss.clip.encode_images(x_0))
+    encoded = [module.loss.clip.encode_images(part) for part in torch.split(x_0, cfg.inversion_batch_size)]
+    moves = ~module.loss.read_as_target(torch.cat(encoded))
     if not moves.any():
         log.warning("strength 1 stays as trained: all %d images set aside read as the target text already", len(items))
         return

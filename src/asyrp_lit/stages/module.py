@@ -1,5 +1,7 @@
 """The LightningModule that a configuration asks for."""
 
+from pathlib import Path
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
@@ -7,9 +9,9 @@ from torch import nn
 from asyrp_lit.data.avatars.captions import other_prompts
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
+from asyrp_lit.hspace.combine import rescale_to_steps
 from asyrp_lit.hspace.direction import direction_arguments, load_direction, make_direction
-from asyrp_lit.hspace.embedded import find_direction
-from asyrp_lit.hspace.scale import DeltaNetwork, scale_delta
+from asyrp_lit.hspace.scale import DeltaNetwork, FreeDelta, scale_delta
 from asyrp_lit.losses.clip import FrozenCLIP, choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
 from asyrp_lit.losses.kept import KeptReadings
@@ -38,23 +40,25 @@ def build_loss(cfg: DictConfig, clip: FrozenCLIP, attribute: Attribute) -> EditL
     )
 
 
-def build_direction(cfg: DictConfig, model: HSpaceUNet, grid: tuple[int, ...]) -> nn.Module:
-    """What is trained, as it is before training.
+def build_direction(cfg: DictConfig, model: HSpaceUNet, grid: tuple[int, ...], init_from: Path | None) -> nn.Module:
+    """What is trained, as it is before training; a file of other steps is scaled so that its edit stays the same.
 
     Raises:
-        ValueError: ``method.init_from`` is a direction of another base model, kind or shape.
+        ValueError: ``init_from`` is a direction of another base model, kind or shape.
     """
     method = cfg.method
     arguments = direction_arguments(method.kind, model.h_channels, model.h_size, model.temb_channels, grid)
     direction = make_direction(method.kind, **arguments)
-    if method.init_from is not None:
-        first, info = load_direction(find_direction(str(method.init_from)), model.fingerprint(), model.name)
+    if init_from is not None:
+        first, info = load_direction(init_from, model.fingerprint(), model.name)
         if (info.kind, info.arguments) != (method.kind, arguments):
             raise ValueError(
-                f"method.init_from={method.init_from} ({info.kind}, {info.num_steps} steps) does not fit method.kind="
+                f"method.init_from={init_from} ({info.kind}, {info.num_steps} steps) does not fit method.kind="
                 f"{method.kind} with {len(grid)} steps: train with the method and method.num_steps that it has"
             )
         direction.load_state_dict(first.state_dict())
+        assert isinstance(direction, DeltaNetwork | FreeDelta)
+        scale_delta(direction, rescale_to_steps(info.num_steps, method.num_steps))
     elif isinstance(direction, DeltaNetwork):
         scale_delta(direction, method.init_scale)
     return direction
@@ -67,9 +71,10 @@ def build_module(
     attribute: Attribute,
     grid: tuple[int, ...],
     interval: Interval,
+    init_from: Path | None = None,
 ) -> AsyrpModule:
-    """The LightningModule from its built parts."""
-    method, direction = cfg.method, build_direction(cfg, model, grid)
+    """The LightningModule from its built parts, whose direction begins as the file ``init_from`` or anew."""
+    method, direction = cfg.method, build_direction(cfg, model, grid, init_from)
     low, high = method.train_strengths
     loss = build_loss(cfg, clip, attribute)
     oracle = load_oracle() if cfg.model.domain == AVATARS else None

@@ -42,6 +42,8 @@ FIXED = (
         "method.batch_size",
         "method.stagger",
         "method.loss",
+        "method.train_strengths",
+        "method.init_from",
     ),
     "method.calibration.num_images",
     *("latents.kind", "latents.train", "latents.val", "latents.seed"),

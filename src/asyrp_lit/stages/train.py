@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.hspace.attribute import AVATARS, Attribute, list_classes
 from asyrp_lit.hspace.direction import DirectionInfo, direction_arguments, save_direction
+from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.losses.directional import compute_cos_text
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.calibrate import calibrate, count_set_aside
@@ -135,6 +136,8 @@ def run_training(cfg: DictConfig) -> Trained:
 def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, float]:
     """Train in a run folder, from a checkpoint on or anew; the content of metrics.json."""
     check_shared_sizes(cfg)
+    begins_anew = checkpoint is None and cfg.method.init_from is not None
+    init_from = find_direction(str(cfg.method.init_from)) if begins_anew else None
     attribute, grid, model, sources = build_setup(cfg)
     write_image_lists(sources, run)
     if cfg.model.domain == AVATARS and attribute.labels is None:
@@ -144,7 +147,7 @@ def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, f
     interval = build_interval(cfg, model, sources["train"], grid, cos_text, run)
     log.info("attribute %s: cos_text %.3f, t_edit %d, t_boost %d, t_start %d", attribute.name, cos_text, *interval)
     torch.manual_seed(cfg.seed)
-    module = build_module(cfg, model, clip, attribute, grid, interval)
+    module = build_module(cfg, model, clip, attribute, grid, interval, init_from)
     check_objective(cfg, module)
     if checkpoint:
         check_fits(checkpoint, module)
@@ -215,6 +218,8 @@ def write_results(
     texts = {"clip": module.loss.clip.name, "templates": cfg.clip.templates, "cos_text": round(module.loss.cos_text, 4)}
     if tuple(method.train_strengths) != (1, 1):
         loss["train_strengths"] = list(method.train_strengths)
+    if method.init_from is not None:
+        loss["init_from"] = Path(method.init_from).name
     if cfg.judged != 1:
         loss["judged"] = cfg.judged  # the strength of the metrics
     info = DirectionInfo(

@@ -96,8 +96,8 @@ class EditLoss(nn.Module):
         kept: what CLIP shall read as before, weighted by the recipe's ``w_keep``; ``None`` for nothing.
         contrast: reads the pair (source text, target text), which makes the loss one of a slider, not in the paper: a
             strength above 0 moves along dT what reads as the source text, one below 0 moves against dT what reads
-            as the target text, and an image that is at its end already shall stay as it is and read as before, the
-            pair too. ``None``: all images move along dT.
+            as the target text, and of an image that is at its end already only the other terms remain, ``w_keep`` with
+            the pair too. ``None``: all images move along dT.
     """
 
     text_direction: Tensor
@@ -134,7 +134,10 @@ class EditLoss(nn.Module):
             pred_x0_source: P_t of the unedited trajectory.
             source_embeddings: CLIP embeddings of each sample's own real image.
             size: ``relative_size`` of delta_h; ``None`` where there is none.
-            strength: of the edits; only ``contrast`` asks for it.
+            strength: of the edits; needed with ``contrast``, else not looked at.
+
+        Raises:
+            ValueError: ``contrast`` has no strength.
         """
         recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
         pred_embeddings = source_embeddings
@@ -146,8 +149,10 @@ class EditLoss(nn.Module):
         cosine = directional_cosine(edit_embeddings, source, self.text_direction)
         l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
         keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
-        if self.contrast is None or strength is None:
+        if self.contrast is None:
             clip = directional_loss(cosine, recipe.form)
+        elif strength is None:
+            raise ValueError("the loss of a slider needs the strengths that images were edited at")
         else:
             way = self._find_way(strength, source_embeddings)
             clip = directional_loss(cosine * way, recipe.form) * way.abs()

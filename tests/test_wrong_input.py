@@ -84,14 +84,8 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, f_eps, got 'f_x'"),
         (["method.init_from=nosuch"], "there is no direction file nosuch, nor an embedded direction of that name"),
         (["method.init_scale=-1"], "method.init_scale must be a number, 0 or more, got -1"),
-        (
-            ["method.train_strengths=0.5"],
-            "method.train_strengths must be two numbers, the lower first",
-        ),
-        (
-            ["method.train_strengths=[2,1]"],
-            "method.train_strengths must be two numbers, the lower first",
-        ),
+        (["method.train_strengths=0.5"], "method.train_strengths must be two numbers, the lower first"),
+        (["method.train_strengths=[2,1]"], "method.train_strengths must be two numbers, the lower first"),
         (["method.train_strengths=null"], "as in [0.5,1.75] or [-1.5,2]; got None"),
         (["method.train_strengths=[-1,0]"], "as in [0.5,1.75] or [-1.5,2]; got [-1, 0]"),
         (["method.train_strengths=[-inf,1]"], "as in [0.5,1.75] or [-1.5,2]; got [-inf, 1]"),

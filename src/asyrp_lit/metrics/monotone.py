@@ -14,7 +14,7 @@ Scores = Float[Tensor, "strengths images"]
 
 
 class Monotony(NamedTuple):
-    """Spearman's rank correlation with the strength, each in [-1, 1]; NaN where all scores are equal. And the fall.
+    """Spearman's rank correlations with the strength, in [-1, 1] and NaN where all scores are equal, and the fall.
 
     Attributes:
         of_images: over all pairs of an image and a strength; images that start apart lower it.

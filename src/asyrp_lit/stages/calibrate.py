@@ -43,9 +43,11 @@ def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trai
     items = [store[i] for i in range(num_trained, len(store))]
     x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
     x_T = torch.stack([item["x_T"] for item in items]).to(device)
-    encoded = [module.loss.clip.encode_images(part) for part in torch.split(x_0, cfg.inversion_batch_size)]
-    moves = ~module.loss.read_as_target(torch.cat(encoded))
-    if not moves.any():
+    if module.loss.contrast is not None:
+        encoded = [module.loss.clip.encode_images(part) for part in torch.split(x_0, cfg.inversion_batch_size)]
+        moves = ~module.loss.read_as_target(torch.cat(encoded))
+        x_0, x_T = x_0[moves], x_T[moves]
+    if not len(x_0):
         log.warning("strength 1 stays as trained: all %d images set aside read as the target text already", len(items))
         return
     with autocast_as(cfg):
@@ -53,8 +55,8 @@ def calibrate(cfg: DictConfig, module: AsyrpModule, store: LatentStore, num_trai
             module.model,
             module.loss.clip,
             module.direction,
-            x_0[moves],
-            x_T[moves],
+            x_0,
+            x_T,
             module.loss.text_direction,
             strengths,
             module.grid,

@@ -23,8 +23,10 @@ FREE = (
 )
 #: What runs did that were started before there was such a setting.
 BEFORE = {
-    **{"method.chunk_size": None, "method.train_strengths": [1.0, 1.0], "method.init_from": None},
     "compile": False,
+    "method.chunk_size": None,
+    "method.init_from": None,
+    "method.train_strengths": [1.0, 1.0],
 }
 #: Differences that a message names.
 _NAMED = 5

@@ -141,36 +141,36 @@ class EditLoss(nn.Module):
         """
         recipe, edit_embeddings = self.recipe, self.clip.encode_images(pred_x0_edit)
         pred_embeddings = source_embeddings
-        reads = self.kept is not None or (self.contrast is not None and recipe.w_keep > 0)
+        reads = recipe.w_keep > 0 and (self.kept is not None or self.contrast is not None)
         if recipe.clip_source == "pred_x0" or reads:
             with torch.no_grad():
                 pred_embeddings = self.clip.encode_images(pred_x0_source)
         source = pred_embeddings if recipe.clip_source == "pred_x0" else source_embeddings
         cosine = directional_cosine(edit_embeddings, source, self.text_direction)
         l1 = reconstruction_loss(pred_x0_edit, pred_x0_source)
-        keep = torch.zeros_like(l1) if self.kept is None else self.kept(edit_embeddings, pred_embeddings)
-        if self.contrast is None:
-            clip = directional_loss(cosine, recipe.form)
-        elif strength is None:
-            raise ValueError("the loss of a slider needs the strengths that images were edited at")
-        else:
-            way = self._find_way(strength, source_embeddings)
-            clip = directional_loss(cosine * way, recipe.form) * way.abs()
-            if reads:
-                keep = keep + self.contrast(edit_embeddings, pred_embeddings) * (1 - way.abs())
+        way = self._find_way(strength, source_embeddings)
+        clip = directional_loss(cosine * way, recipe.form) * way.abs()
+        keep = torch.zeros_like(l1)
+        if self.kept is not None:
+            keep = self.kept(edit_embeddings, pred_embeddings)
+        if self.contrast is not None and reads:
+            keep = keep + self.contrast(edit_embeddings, pred_embeddings) * (1 - way.abs())
         size = torch.zeros_like(l1) if size is None else size
         total = recipe.w_clip * clip + recipe.w_l1 * self.cos_text * l1 + recipe.w_keep * keep
         return Objective(total + recipe.w_delta_h * size, clip, l1, keep, size)
 
     @torch.no_grad()
     def read_as_target(self, source_embeddings: Embeddings) -> Bool[Tensor, " batch"]:
-        """Whether an image reads as the target text already; none does without ``contrast``."""
-        if self.contrast is None:
-            return torch.zeros(len(source_embeddings), dtype=torch.bool, device=source_embeddings.device)
+        """Whether an image reads as the target text already; for a loss with ``contrast``."""
+        assert self.contrast is not None
         src, trg = self.contrast.read(source_embeddings).unbind(dim=-1)
         return trg > src
 
-    def _find_way(self, strength: PerSample, source_embeddings: Embeddings) -> PerSample:
+    def _find_way(self, strength: PerSample | None, source_embeddings: Embeddings) -> PerSample:
         """1 for images to move along dT, -1 for those to move against it, 0 for those that are where they shall be."""
+        if self.contrast is None:
+            return source_embeddings.new_ones(len(source_embeddings))
+        if strength is None:
+            raise ValueError("the loss of a slider needs the strengths that images were edited at")
         end = torch.where(self.read_as_target(source_embeddings), 1.0, -1.0)
         return torch.where(strength * end > 0, 0.0, -end)

@@ -79,12 +79,38 @@ def test_the_shard_of_a_process_that_died_is_computed_by_who_waits_for_it(tmp_pa
     assert read_files(store) == whole
 
 
+def test_with_workers_all_other_shards_are_done_and_free_before_it_waits(tmp_path):
+    """Workers read ahead: who then waited with shards in hand would wait for ever for one who waits for those."""
+    store, others = make_store(tmp_path, make_model(), Squares(COUNT)), list(range(9))
+    with store.lock_shard(9):
+        waiter = threading.Thread(target=fill, args=(store,), kwargs={"num_workers": 2})
+        waiter.start()
+        deadline = time.monotonic() + 60
+        while store.missing_shards() != [9] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for number in others:
+            with store.lock_shard(number).acquire(timeout=10):
+                pass
+    waiter.join()
+    assert store.missing_shards() == []
+
+
+def test_waiting_while_holding_is_refused(tmp_path):
+    store = make_store(tmp_path, make_model(), Squares(COUNT))
+    with Claims(store, range(10), 0, 1, True, int) as claimed:
+        with store.lock_shard(3):
+            first = list(claimed.plan(4))
+        assert len(first) == 9
+        with pytest.raises(RuntimeError, match="waiting for shard 3 while holding"):
+            next(claimed.plan(4, wait=True))
+
+
 def test_what_another_process_has_computed_meanwhile_is_not_computed_again(tmp_path):
     model, source = make_model(), Squares(COUNT)
     store = make_store(tmp_path, model, source)
     missing, found = store.missing_shards(), []
     fill(store)
-    with Claims(store, missing, 0, 1, True, True, found.append) as claimed:
+    with Claims(store, missing, 0, 1, True, found.append) as claimed:
         assert list(claimed.plan(3)) == []
     assert sum(found) == COUNT
 
@@ -93,7 +119,7 @@ def test_processes_begin_at_places_of_their_own_and_take_over_the_rest(tmp_path)
     store = make_store(tmp_path, make_model(), Squares(COUNT))
     orders = []
     for rank in range(3):
-        with Claims(store, range(10), rank, 3, False, True, int) as claimed:
+        with Claims(store, range(10), rank, 3, True, int) as claimed:
             orders.append([indices[0] // 4 for indices in claimed.plan(4)])
     assert [order[0] for order in orders] == [0, 3, 6]
     assert [sorted(order) for order in orders] == [list(range(10))] * 3

@@ -22,7 +22,6 @@ class Claims:
         store: whose shards.
         missing: the shards that are not there.
         rank, world_size: of this process: processes begin at places spread over ``missing``, so that they seldom meet.
-        wait: whether to wait at the end for shards that others hold.
         verify: whether a shard's checksum must fit, or its length will do.
         on_found: called with the number of images of a shard that another process has computed meanwhile.
     """
@@ -33,7 +32,6 @@ class Claims:
         missing: Sequence[int],
         rank: int,
         world_size: int,
-        wait: bool,
         verify: bool,
         on_found: Callable[[int], Any],
     ) -> None:
@@ -42,12 +40,12 @@ class Claims:
         first = len(missing) * rank // world_size
         self.store = store
         self.missing = [*missing[first:], *missing[:first]]
-        self.wait = wait
         self.verify = verify
         self.on_found = on_found
         #: Shard and images of the batches that ``plan`` has given out and nobody has taken from here.
         self.planned: deque[tuple[int, range]] = deque()
         self._held: dict[int, FileLock] = {}
+        self._taken: list[int] = []  # by others, in a plan that did not wait
 
     def __enter__(self) -> "Claims":
         return self
@@ -60,24 +58,33 @@ class Claims:
         """Let go of a shard, computed or not."""
         self._held.pop(number).release()
 
-    def plan(self, batch_size: int) -> Iterator[range]:
-        """Images of the next batch: of a shard that is claimed as its first batch is asked for."""
-        for number in self._claim():
+    def plan(self, batch_size: int, wait: bool = False) -> Iterator[range]:
+        """Images of the next batch: of a shard that is claimed as its first batch is asked for.
+
+        Args:
+            batch_size: of a shard; the last may be smaller.
+            wait: for the shards that others held in a first plan, instead of passing by what they hold. Ask for a
+                batch only when all before it are released: two processes that wait while they hold would never end.
+        """
+        for number in self._wait() if wait else self._pass():
             indices = self.store.shard_indices(number)
             for first in range(0, len(indices), batch_size):
                 batch = indices[first : first + batch_size]
                 self.planned.append((number, batch))
                 yield batch
 
-    def _claim(self) -> Iterator[int]:
-        taken = []
+    def _pass(self) -> Iterator[int]:
         for number in self.missing:
             if (yield from self._try(number, blocking=False)):
-                taken.append(number)
-        if taken and self.wait:
-            log.info("%s: waiting for shards %s, which other processes compute", self.store.folder, taken)
-            for number in taken:
-                yield from self._try(number, blocking=True)
+                self._taken.append(number)
+
+    def _wait(self) -> Iterator[int]:
+        if self._taken:
+            log.info("%s: waiting for shards %s, which other processes compute", self.store.folder, self._taken)
+        for number in self._taken:
+            if self._held:
+                raise RuntimeError(f"waiting for shard {number} while holding {sorted(self._held)}")
+            yield from self._try(number, blocking=True)
 
     def _try(self, number: int, blocking: bool) -> Generator[int, None, bool]:
         """Yield a shard that is ours now; the generator's value is whether another process holds it."""

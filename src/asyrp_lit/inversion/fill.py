@@ -1,6 +1,6 @@
 """Latent stores filled: by inversion of images, or by sampling from random latents."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
@@ -96,11 +96,10 @@ def fill_store(
     name = f"{verb} {store.key.source}"
     bar = tqdm(total=len(store), initial=len(store) - todo, desc=name, unit="img", disable=not progress or not todo)
     computed: list[int] = []
-    with bar, Claims(store, missing, rank, world_size, wait, store.verify, bar.update) as claims:
+    with bar, Claims(store, missing, rank, world_size, store.verify, bar.update) as claims:
         workers = num_workers if todo > batch_size else 0  # not for a single batch
-        batches = load_batches(source, claims.plan(batch_size), workers)
         parts: list[Batch] = []
-        with closing(batches):
+        with closing(_load_claimed(claims, source, batch_size, workers, wait)) as batches:
             for batch in batches:
                 k, indices = claims.planned.popleft()
                 parts.append(compute(model, batch, store, indices, schedule))
@@ -111,6 +110,16 @@ def fill_store(
                     computed.append(k)
                     parts = []
     return sorted(computed)
+
+
+def _load_claimed(
+    claims: Claims, source: LatentSource, batch_size: int, num_workers: int, wait: bool
+) -> Generator[Batch, None, None]:
+    """Batches of the shards that nobody holds, then of those that others held and left."""
+    with closing(load_batches(source, claims.plan(batch_size), num_workers)) as batches:
+        yield from batches
+    if wait:  # nothing is read ahead now, for who waits must hold no shard
+        yield from load_batches(source, claims.plan(batch_size, wait=True))
 
 
 def _lower_precision(store: LatentStore, device: torch.device) -> AbstractContextManager[object]:

@@ -141,6 +141,14 @@ def test_a_sweep_edits_every_image_in_every_cell(measure, direction):
     ]
 
 
+def test_a_sweep_in_bfloat16_edits_too_and_keeps_its_cells_apart(measure, direction):
+    sweep = ("sweep=true", f"direction={direction()}", "t_edits=[333]", "t_boosts=[0]")
+    _, low, _ = measure(*sweep, "trainer=cpu_bf16", name="low")
+    _, full, text = measure(*sweep, name="full")
+    assert low["sweep"]["cells"] != full["sweep"]["cells"]
+    assert "edit intervals" in text
+
+
 def test_a_sweep_without_a_grid_has_the_trained_interval_in_it(measure, direction):
     _, report, _ = measure("sweep=true", f"direction={direction()}", "latents=random", "latents.train=4")
     assert (333, 0) in {(cell["t_edit"], cell["t_boost"]) for cell in report["sweep"]["cells"]}

@@ -54,6 +54,29 @@ def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos, rea
     assert "has the pictures of other settings" in outcome.text
 
 
+def test_another_image_of_the_same_name_is_refused(edit, files, tmp_path):
+    face = tmp_path / "a/face.png"
+    face.parent.mkdir()
+    Image.new("RGB", (40, 40), "red").save(face)
+    common = (f"direction={files['glasses']}", "strength=1")
+    _, out = edit(*common, f"images={face.parent}")
+    before = (out / "edit.json").read_bytes()
+    Image.new("RGB", (40, 40), "blue").save(face)
+    outcome, _ = edit(*common, f"images={face.parent}")
+    assert outcome.code == 1
+    assert "has the pictures of another image named face.png: choose another folder with out=" in outcome.text
+    assert (out / "edit.json").read_bytes() == before
+
+
+def test_other_random_latents_of_the_same_name_are_refused(edit, files):
+    runs = [
+        edit(f"direction={files['glasses']}", "strength=1", "latents=random", "n=1", f"latents.seed={seed}")[0]
+        for seed in (0, 0, 1)
+    ]
+    assert [outcome.code for outcome in runs] == [0, 0, 1]
+    assert "has the pictures of another image" in runs[-1].text
+
+
 def test_boosted_pictures_are_the_same_after_a_stop_and_in_another_order(edit, files, photos, tmp_path, read):
     common = (f"direction={files['glasses']}", "strength=[1,2]", "t_boost=700")
     _, whole = edit(*common, f"images={photos}", out="whole")

@@ -22,10 +22,14 @@ def pick_device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda", find_rank().local)  # each process of DDP has its own
 
 
+def get_precision(cfg: DictConfig) -> str:
+    """The trainer's precision as stores of latents name it: ``bf16`` or ``32-true``."""
+    return "bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true"
+
+
 def autocast_as(cfg: DictConfig) -> torch.autocast:
     """The trainer's precision for what runs outside it."""
-    low = str(cfg.trainer.precision).startswith("bf16")
-    return torch.autocast(pick_device(cfg).type, torch.bfloat16, enabled=low)
+    return torch.autocast(pick_device(cfg).type, torch.bfloat16, enabled=get_precision(cfg) == "bf16")
 
 
 class Rank(NamedTuple):

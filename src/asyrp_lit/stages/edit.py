@@ -108,7 +108,7 @@ def edit_batch(
     loops = torch.stack(edit_latents(model, x_T, plan, frames, *rest).chunk(len(frames))) if frames else None
     for i, key in enumerate(batch.keys):
         pictures = {"source": x_0[i : i + 1]} | {name: images[i : i + 1] for name, images in named.items()}
-        results.keep(key, pictures, verdicts[i], None if loops is None else loops[:, i])
+        results.keep(key, batch.fingerprints[i], pictures, verdicts[i], None if loops is None else loops[:, i])
 
 
 def report(means: dict[str, dict[str, float]], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The latents that an edit begins with, and where in the picture it may act."""
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,17 +49,24 @@ class Latents(NamedTuple):
     num_images: int
     by_key: bool
 
+    def fingerprint(self, index: int) -> str:
+        """Of what an image is made of, 16 hex digits: its pixels, or where its key decides on the noise its x_T."""
+        content = self.store[index]["x_T" if self.by_key else "x_0"]
+        return hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:16]
+
 
 class EditBatch(NamedTuple):
     """Some images to edit.
 
     Attributes:
         keys: their names.
+        fingerprints: of the images.
         x_0, x_T: (B, 3, S, S).
         seeds: of the boosting noise, one an image.
     """
 
     keys: list[str]
+    fingerprints: list[str]
     x_0: Images
     x_T: Images
     seeds: list[int]
@@ -113,7 +121,8 @@ def split_batches(latents: Latents, todo: Sequence[int], batch_size: int, seed: 
             about = [item["x_0"].numpy().tobytes() for item in items]
         x_0 = from_uint8(torch.stack([item["x_0"] for item in items]))
         x_T = torch.stack([item["x_T"] for item in items])
-        yield EditBatch(keys, x_0, x_T, [derive_seed(content, seed) for content in about])
+        prints = [latents.fingerprint(i) for i in indices]
+        yield EditBatch(keys, prints, x_0, x_T, [derive_seed(content, seed) for content in about])
 
 
 def load_mask(cfg: DictConfig, model: HSpaceUNet, space: str) -> Mask | None:

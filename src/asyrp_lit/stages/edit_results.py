@@ -66,6 +66,7 @@ class Results:
         self.folder = folder
         self.columns = list(columns)
         self.latents = latents
+        self.keys = latents.store.item_keys[: latents.num_images]
         self.title = " + ".join(
             f"{d.name}: {d.info.src_text} → {d.info.trg_text}" if d.info.trg_text else d.name for d in directions
         )
@@ -111,11 +112,29 @@ class Results:
         return self.folder / "images" / folder_name(key)
 
     def find_todo(self) -> list[int]:
-        """Places in the store of the images without results."""
-        keys = self.latents.store.item_keys[: self.latents.num_images]
-        return [i for i, key in enumerate(keys) if not (self.place(key) / _METRICS).is_file()]
+        """Places in the store of the images without results.
 
-    def keep(self, key: str, columns: dict[str, Images], verdicts: Verdicts, loop: Edits | None) -> None:
+        Raises:
+            ValueError: the folder has the results of another image of the same name.
+        """
+        return [i for i, key in enumerate(self.keys) if not self._has_results(i, key)]
+
+    def _has_results(self, index: int, key: str) -> bool:
+        path = self.place(key) / _METRICS
+        if not path.is_file():
+            return False
+        # Folders of earlier versions do not say of which image.
+        known = json.loads(path.read_text()).get("fingerprint")
+        if known not in (None, self.latents.fingerprint(index)):
+            raise ValueError(
+                f"{path.parent} has the pictures of another image named {key}: "
+                "choose another folder with out=, or delete that one to have them made anew"
+            )
+        return True
+
+    def keep(
+        self, key: str, fingerprint: str, columns: dict[str, Images], verdicts: Verdicts, loop: Edits | None
+    ) -> None:
         """Write everything of one image: pictures (1, 3, S, S) by column with the source first, and its animation."""
         folder = self.place(key)
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +146,7 @@ class Results:
             _write_png(folder / "strip.png", Image.fromarray(strip))
         if loop is not None:
             save_animation(folder / f"animation.{self.cfg.animate}", to_pixels(loop), self.cfg.zoom)
-        write_json(folder / _METRICS, {"key": key, "columns": verdicts})
+        write_json(folder / _METRICS, {"key": key, "fingerprint": fingerprint, "columns": verdicts})
 
     def finish(self, axes: tuple[Sequence[str], Sequence[str]] | None) -> dict[str, dict[str, float]]:
         """Write ``edit.json`` and the grids of the first images; returns the means over images by column.
@@ -135,7 +154,7 @@ class Results:
         Args:
             axes: names of the strengths of two directions, for a square grid of each image; ``None`` for one direction.
         """
-        keys = self.latents.store.item_keys[: self.latents.num_images]
+        keys = self.keys
         verdicts: dict[str, Verdicts] = {
             key: json.loads((self.place(key) / _METRICS).read_text())["columns"] for key in keys
         }

@@ -36,7 +36,7 @@ from asyrp_lit.plots.matrix import draw_matrix
 from asyrp_lit.plots.save import save_figure
 from asyrp_lit.shapes import Images
 from asyrp_lit.stages.attributes import find_attribute, list_attribute_files
-from asyrp_lit.stages.device import autocast_as, pick_device
+from asyrp_lit.stages.device import autocast_as, get_precision, pick_device
 from asyrp_lit.stages.latents import build_source
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def build_panels(
 
 def open_kept(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> KeptImages:
     """Where the cells of this direction on these images are kept, beside the latent stores."""
-    key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0, str(cfg.trainer.precision))
+    key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0, get_precision(cfg))
     digest = hashlib.sha256(find_direction(cfg.direction).read_bytes()).hexdigest()[:12]
     return KeptImages(Path(cfg.paths.latents) / f"sweep-{key.folder_name()}-{digest}")
 

@@ -20,7 +20,7 @@ from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Images
-from asyrp_lit.stages.device import find_rank
+from asyrp_lit.stages.device import find_rank, get_precision
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def build_store(
         log.info("reading the latents in %s", source.store.place)
         return source.store
     method = cfg.method
-    precision = cfg.latents.precision or ("bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true")
+    precision = cfg.latents.precision or get_precision(cfg)
     key = make_store_key(model, source, method.num_steps, method.t_0, precision, pred_x0_steps)
     num_labels = len(source[0].labels)
     store = LatentStore.create(cfg.paths.latents, key, list(source.keys), SHARD_SIZE, num_labels)

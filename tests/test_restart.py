@@ -103,6 +103,20 @@ def test_auto_starts_anew_where_no_run_of_these_settings_waits(stopped, train):
     assert not (run / "metrics.json").exists()
 
 
+def test_auto_leaves_a_run_that_is_still_at_work_alone(stopped, train, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    run, other = stopped, stopped.with_name("other")
+    command = [sys.executable, "-c", HOLD, str(run / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"1\n"
+        outcome = train(other, "resume=auto")
+        first.kill()
+    assert outcome.code == 0, outcome.text
+    assert f"passed over: another process is at work in {run}" in outcome.text
+    assert (other / "metrics.json").is_file()
+    assert not (run / "metrics.json").exists()
+
+
 def test_a_folder_with_a_run_of_other_settings_is_refused_and_stays(whole, train):
     before, hydra = read_results(whole), (whole / ".hydra/overrides.yaml").read_text()
     outcome = train(whole, "method.passes=2", "seed=1", "latents.num_workers=0")

@@ -19,6 +19,19 @@ Result = TypeVar("Result")
 PATIENCE = 10.0
 
 
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.resolve() / ".lock", is_singleton=True)  # may be held twice by this process
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether another process is at work in a run folder and stays so for ``PATIENCE`` seconds."""
+    try:
+        with _lock_of(folder).acquire(timeout=PATIENCE):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder alone, until the process ends however it ends. Of the processes of one run the first does.
@@ -29,7 +42,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     if find_rank().number:
         yield
         return
-    lock = FileLock(folder.resolve() / ".lock", is_singleton=True)  # may be held twice by this process
+    lock = _lock_of(folder)
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:

@@ -16,8 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.hspace.direction import read_direction
-from asyrp_lit.stages.device import find_rank
+from asyrp_lit.stages.device import count_processes, find_rank
 from asyrp_lit.stages.guard import RefusedStartError, run_folder
+from asyrp_lit.stages.lock import is_busy
 from asyrp_lit.stages.settings import (
     keep_settings,
     list_differences,
@@ -70,7 +71,7 @@ def choose_run(cfg: DictConfig) -> Path:
 
 
 def _find_unfinished(cfg: DictConfig) -> Path | None:
-    """The newest unfinished run of the same settings beside this start's own folder, or in it."""
+    """The newest stopped run of the same settings beside this start's own folder, or in it."""
     own = run_folder()
     if (own / "last.ckpt").is_file():
         return own
@@ -81,8 +82,13 @@ def _find_unfinished(cfg: DictConfig) -> Path | None:
         except ValueError as error:
             log.warning("passed over: %s", error)
             continue
-        if kept is not None and not list_differences(kept[0], cfg):
-            return run
+        if kept is None or list_differences(kept[0], cfg):
+            continue
+        # Processes of one run must choose the same folder, which the first of them may hold already.
+        if count_processes(cfg) == 1 and is_busy(run):
+            log.info("passed over: another process is at work in %s", run)
+            continue
+        return run
     return None
 
 

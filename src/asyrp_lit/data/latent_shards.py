@@ -3,6 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors.torch import save
 from torch import Tensor
@@ -30,20 +31,34 @@ def pack_shard(tensors: dict[str, Tensor], identity: str, number: int) -> bytes:
     return payload.replace(_BLANK, hashlib.sha256(payload).hexdigest().encode(), 1)
 
 
+def belongs_to(path: Path, identity: str, number: int) -> bool:
+    """Whether a shard is there and says that it is this one of this store; reads its header only."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _read_head(file, identity, number)[1] is not None
+
+
 def is_intact(path: Path, identity: str, number: int) -> bool:
     """Whether a shard is there, belongs to this store and place, and its checksum fits; reads the whole file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        prefix = file.read(8)
-        header = file.read(min(int.from_bytes(prefix, "little"), _LONGEST_HEADER))
-        found = re.search(rb"store %s shard %d sha256 ([0-9a-f]{64})" % (identity.encode(), number), header)
-        if found is None:
+        head, checksum = _read_head(file, identity, number)
+        if checksum is None:
             return False
-        digest = hashlib.sha256(prefix + header.replace(found[1], _BLANK, 1))
+        digest = hashlib.sha256(head.replace(checksum, _BLANK, 1))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest().encode() == found[1]
+    return digest.hexdigest().encode() == checksum
+
+
+def _read_head(file: BinaryIO, identity: str, number: int) -> tuple[bytes, bytes | None]:
+    """What comes before the tensors, and the checksum in it; ``None`` if it is of another store or place."""
+    head = file.read(8)
+    head += file.read(min(int.from_bytes(head, "little"), _LONGEST_HEADER))
+    found = re.search(rb"store %s shard %d sha256 ([0-9a-f]{64})" % (identity.encode(), number), head)
+    return head, found[1] if found else None
 
 
 def has_size(path: Path, data_bytes: int) -> bool:

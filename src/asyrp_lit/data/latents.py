@@ -130,10 +130,6 @@ class LatentStore:
         """Where a shard lies, or would."""
         return self.folder / f"shard-{number:05d}.safetensors"
 
-    def locate_shard(self, number: int) -> Path:
-        """A shard to read; here it lies where it lies, elsewhere it is fetched."""
-        return self.shard_path(number)
-
     def shard_indices(self, number: int) -> range:
         """Indices of the images of a shard."""
         if not 0 <= number < self.num_shards:
@@ -209,7 +205,7 @@ class LatentStore:
                 )
 
     def _open_shard(self, number: int) -> dict[str, Tensor]:
-        path = self.locate_shard(number)
+        path = self.shard_path(number)
         if number not in self._verified:
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing: rerun the command that made it to compute it")
@@ -221,6 +217,9 @@ class LatentStore:
                     "it computes this shard again"
                 )
             self._verified.add(number)
+        return self._map_shard(path)
+
+    def _map_shard(self, path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as shard:
             return {name: shard.get_tensor(name) for name in self.specs}  # views of the mapped file, no copies
 

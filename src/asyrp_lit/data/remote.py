@@ -3,23 +3,27 @@
 import hashlib
 import logging
 import os
+import re
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from torch import Tensor
 
 from asyrp_lit.data.latent_manifest import count_item_bytes, read_manifest
+from asyrp_lit.data.latent_shards import belongs_to, is_intact
 from asyrp_lit.data.latents import LatentStore
 from asyrp_lit.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-#: What a downloaded shard ends in.
-_SUFFIX = ".safetensors"
+#: A shard in the cache, what a killed download left of one, and what earlier versions moved aside.
+_ENTRY = re.compile(r"\.?(?P<shard>.+?)(\.safetensors|\.safetensors\.\w+\.tmp|\.damaged)")
 
 
 def is_url(place: object) -> bool:
@@ -27,11 +31,30 @@ def is_url(place: object) -> bool:
     return "://" in str(place)
 
 
+class _Entry(NamedTuple):
+    """A file of a cache; what can be spared first sorts first.
+
+    Attributes:
+        is_copy: of a shard, not what is left of one.
+        used: when, in ns.
+        size: bytes.
+        path: the file.
+        shard: name of the shard whose lock guards it.
+    """
+
+    is_copy: bool
+    used: int
+    size: int
+    path: Path
+    shard: str
+
+
 class ShardCache:
     """Files of a remote folder on the local disk, the least recently used removed when they become too many.
 
-    Several processes may share it: a file is downloaded by one of them, under its name only when it is whole, and one
-    that is removed while another process has it open stays readable there.
+    Several processes may share it. Who downloads or opens a file holds its lock, and a file is removed only by who gets
+    its lock without waiting; open files stay readable when they are removed. Nobody waits for a lock while it holds
+    another.
 
     Args:
         url: the remote folder.
@@ -45,27 +68,48 @@ class ShardCache:
         self.limit = limit
         self.files, self.root = fsspec.core.url_to_fs(self.url)
 
-    def fetch(self, name: str) -> Path:
-        """The local copy of a file, downloaded where it is missing.
+    @contextmanager
+    def hold(
+        self, name: str, usable: Callable[[Path], bool] = Path.is_file, whole: Callable[[Path], bool] = Path.is_file
+    ) -> Iterator[Path]:
+        """The local copy of a file, which nobody removes before the block ends: open it there.
+
+        Args:
+            name: of the file.
+            usable: whether a copy will do; one that is missing or will not is downloaded, once.
+            whole: whether a download is right; only then does it take the place of the copy that is there.
 
         Raises:
             FileNotFoundError: the remote folder has no such file.
             OSError: the network or the disk fails.
+            ValueError: the file was downloaded and is not right.
         """
-        path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
         with FileLock(self.folder / f"{name}.lock"):
-            if path.is_file():
-                os.utime(path)  # it was used
-                return path
-            temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
-            try:
-                self.files.get_file(f"{self.root}/{name}", str(temporary))
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        self._make_room(path)
-        return path
+            is_new = not usable(path)
+            if is_new:
+                self._download(path, whole)
+            os.utime(path)  # it was used
+            yield path
+        if is_new:
+            self.make_room(kept=name)
+
+    def _download(self, path: Path, whole: Callable[[Path], bool]) -> None:
+        if path.is_file():
+            log.info("%s is not, or no longer, what %s has, and is fetched again", path, self.url)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            self.files.get_file(f"{self.root}/{path.name}", str(temporary))
+            if not whole(temporary):
+                raise ValueError(
+                    f"{self.url}/{path.name} is truncated or corrupt, or of another store than the manifest that was "
+                    "read there (wrong checksum): start again if the store was replaced meanwhile, else copy it there "
+                    "again"
+                )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def list_sizes(self) -> dict[str, int]:
         """Bytes of every file of the remote folder, by name.
@@ -85,23 +129,49 @@ class ShardCache:
         content: bytes = self.files.cat_file(f"{self.root}/{name}")
         return content
 
-    def _make_room(self, kept: Path) -> None:
-        found = []
-        for path in self.folder.glob(f"*{_SUFFIX}"):
-            with suppress(FileNotFoundError):  # another process was quicker
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= self.limit:
+    def make_room(self, kept: str = "") -> None:
+        """Remove what is of no use, then the least recently used files, until the rest is within the limit.
+
+        Files that somebody downloads or opens at the moment count, and are left.
+
+        Args:
+            kept: name of a file to leave.
+        """
+        entries = sorted(self._list_entries())
+        total = sum(entry.size for entry in entries)
+        for entry in entries:
+            if entry.is_copy and total <= self.limit:
                 return
-            if path != kept:
-                path.unlink(missing_ok=True)
-                total -= size
+            if entry.path.name != kept and self._remove(entry):
+                total -= entry.size
+
+    def _list_entries(self) -> Iterator[_Entry]:
+        for path in self.folder.iterdir():
+            if match := _ENTRY.fullmatch(path.name):
+                shard = f"{match['shard']}.safetensors"
+                with suppress(FileNotFoundError):  # another process was quicker
+                    status = path.stat()
+                    yield _Entry(path.name == shard, status.st_mtime_ns, status.st_size, path, shard)
+
+    def _remove(self, entry: _Entry) -> bool:
+        """Remove a file that has not been used since it was listed; whether it is gone."""
+        try:
+            with FileLock(self.folder / f"{entry.shard}.lock", blocking=False):
+                if entry.path.stat().st_mtime_ns != entry.used:
+                    return False
+                entry.path.unlink()
+        except Timeout:
+            return False
+        except FileNotFoundError:
+            pass  # another process was quicker
+        return True
 
 
 class RemoteLatentStore(LatentStore):
     """A complete store at a URL. It is read only; shards come through the cache when they are asked for.
+
+    A copy that does not fit the manifest is fetched again: the store at the URL was replaced since, or the copy is
+    damaged.
 
     Args:
         cache: of the store's folder.
@@ -115,6 +185,7 @@ class RemoteLatentStore(LatentStore):
             raise ValueError(f"{cache.url}/manifest.json is half-written: copy the store there again")
         super().__init__(cache.folder, manifest)
         self.cache = cache
+        cache.make_room()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.cache.url, self.cache.folder.parent, self.cache.limit)
@@ -123,10 +194,6 @@ class RemoteLatentStore(LatentStore):
     def place(self) -> str:
         """The URL."""
         return self.cache.url
-
-    def locate_shard(self, number: int) -> Path:
-        """The local copy of a shard, downloaded where it is missing."""
-        return self.cache.fetch(self.shard_path(number).name)
 
     @property
     def verify(self) -> bool:
@@ -138,6 +205,15 @@ class RemoteLatentStore(LatentStore):
         sizes, item_bytes = self.cache.list_sizes(), count_item_bytes(self.specs)
         numbers = range(self.num_shards) if among is None else among
         return [k for k in numbers if sizes.get(self.shard_path(k).name, -1) < item_bytes * len(self.shard_indices(k))]
+
+    def _open_shard(self, number: int) -> dict[str, Tensor]:
+        is_right = partial(is_intact, identity=self.identity, number=number)
+        # Later copies were verified by whoever downloaded them, but maybe against another manifest.
+        is_ours = partial(belongs_to, identity=self.identity, number=number)
+        usable = is_ours if number in self._verified else is_right
+        with self.cache.hold(self.shard_path(number).name, usable, is_right) as path:
+            self._verified.add(number)
+            return self._map_shard(path)
 
 
 def open_store(place: str | Path, cache: Path | str, limit: int) -> LatentStore:

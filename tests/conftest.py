@@ -1,6 +1,7 @@
 """Shape and type checks of the package's annotations, on for every test; the scripts as a user runs them."""
 
 import logging
+import os
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -54,6 +55,21 @@ def scripts(tmp_path_factory):
 
     portraits = ("data.train.num_images=4", "data.val.num_images=4")
     return SimpleNamespace(run=run_script, tiny=tiny, portraits=portraits, root=ROOT, unet=unet)
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A job of SLURM with the number 7 and one task: the file in which ``scontrol`` notes what it is called with."""
+    noted, scontrol = tmp_path / "scontrol.txt", tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+    for name, value in {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "train", "NODELIST": "localhost"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("LOCALID", "PROCID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    return noted
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,44 @@ def test_the_same_command_goes_on_and_then_returns_at_once(stopped, whole, train
     assert {path: path.stat().st_mtime_ns for path in before if path.is_file()}.items() <= before.items()
 
 
+def signal_after_saving(monkeypatch, number):
+    """Send a signal as soon as the first batch is kept."""
+    save, left = KeepState._save, [number]
+
+    def save_and_signal(self, trainer):
+        save(self, trainer)
+        if left:
+            signal.raise_signal(left.pop())
+
+    monkeypatch.setattr(KeepState, "_save", save_and_signal)
+
+
+def test_a_job_of_slurm_that_is_queued_again_in_the_middle_ends_as_a_whole_run(
+    whole, train, tmp_path, slurm, monkeypatch
+):
+    run = tmp_path / "run"
+    signal_after_saving(monkeypatch, signal.SIGUSR1)
+    outcome = train(run)
+    assert outcome.code == 0, outcome.text
+    assert slurm.read_text() == "requeue 7\n"
+    assert [path.name for path in run.rglob("*.ckpt")] == ["last.ckpt"]
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 16
+    assert read_results(run) == read_results(whole)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before the first batch", "after it"])
+def test_a_state_that_an_earlier_version_kept_for_slurm_is_not_loaded(stopped, train, whole, slurm, begun):
+    state = torch.load(stopped / "last.ckpt", weights_only=True)
+    for value in state["state_dict"].values():
+        value.add_(1)
+    torch.save(state, stopped / "hpc_ckpt_1.ckpt")
+    if not begun:
+        (stopped / "last.ckpt").unlink()
+    outcome = train(stopped)
+    assert outcome.code == 0, outcome.text
+    assert read_results(stopped) == read_results(whole)
+
+
 def test_auto_starts_anew_where_no_run_of_these_settings_waits(stopped, train):
     run = stopped
     outcome = train(run.with_name("other"), "resume=auto", "seed=1")

@@ -183,6 +183,16 @@ def test_a_run_that_shall_not_resume_starts_anew(tmp_path):
 
 
 @quiet
+@pytest.mark.usefixtures("slurm")
+def test_a_job_of_slurm_loads_no_state_of_lightnings_from_where_it_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for folder in (tmp_path, tmp_path / "run"):
+        (folder / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+    assert pretrain(make_pretrainer(), tmp_path, "run", 2).global_step == 2
+
+
+@quiet
 @pytest.mark.parametrize(
     "module",
     [

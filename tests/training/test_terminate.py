@@ -5,6 +5,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from asyrp_lit.training.callbacks import KeepState
+from asyrp_lit.training.requeue import requeues_on_signal
 from asyrp_lit.training.terminate import EndOnSigterm, Terminated, sigterm_ends
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
@@ -61,21 +62,56 @@ def test_submitits_handler_which_only_notes_the_signal_does_not_swallow_it():
     assert noted == [1]
 
 
-def test_lightnings_handler_of_a_job_of_slurm_stays(tiny, tmp_path, monkeypatch):
-    """SIGUSR1 saves and queues the job anew; training goes on until SLURM ends it."""
-    called = []
-    monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda c: called.append(c) or 0)
-    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("SLURM_LOCALID", "SLURM_PROCID", "SLURM_NODEID"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("SLURM_NODELIST", "localhost")
-    options = {"callbacks": [EndOnSigterm(), SendSigterm(signal.SIGUSR1)], "default_root_dir": tmp_path}
-    trainer = tiny.make_trainer(**options)
-    with sigterm_ends():
+def test_a_job_of_slurm_is_queued_again_and_training_goes_on_with_no_state_but_ours(tiny, tmp_path, slurm):
+    last, stop = tmp_path / "last.ckpt", SendSigterm(signal.SIGUSR1)
+    trainer = tiny.make_trainer(callbacks=[KeepState(last), EndOnSigterm(), stop], default_root_dir=tmp_path)
+    with sigterm_ends(), requeues_on_signal():
         trainer.fit(tiny.make_module(), tiny.make_data(tmp_path))
-    assert called == [["scontrol", "requeue", "7"]]
-    assert (tmp_path / "hpc_ckpt_1.ckpt").is_file()
+    assert slurm.read_text() == "requeue 7\n"
+    assert stop.batches == 3
+    assert list(tmp_path.rglob("*.ckpt")) == [last]
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("SLURM_ARRAY_JOB_ID", "5", "requeue 5_3\n"), ("SLURM_PROCID", "1", None)],
+    ids=["array", "second process"],
+)
+def test_a_task_of_an_array_is_queued_by_both_numbers_and_by_the_first_process(
+    slurm, monkeypatch, name, value, expected
+):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv(name, value)
+    with requeues_on_signal():
+        signal.raise_signal(signal.SIGUSR1)
+    assert (slurm.read_text() if slurm.exists() else None) == expected
+
+
+@pytest.mark.parametrize(("content", "reason"), [("#!/bin/sh\nexit 3", "ended with code 3"), (None, "cannot be run")])
+def test_a_job_that_cannot_be_queued_says_so(slurm, tmp_path, monkeypatch, caplog, content, reason):
+    if content is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        (tmp_path / "bin" / "scontrol").write_text(content)
+    with requeues_on_signal():
+        signal.raise_signal(signal.SIGUSR1)
+    assert f"job 7 is not queued again, submit it anew: scontrol {reason}" in caplog.text
+
+
+def test_a_handler_that_is_there_and_a_machine_without_slurm_stay_as_they_are(slurm, monkeypatch):
+    noted = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: noted.append(1))
+    try:
+        with requeues_on_signal():
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert noted == [1]
+    assert not slurm.exists()
+    monkeypatch.delenv("SLURM_NTASKS")
+    with requeues_on_signal():
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 def test_a_stage_in_a_thread_leaves_signals_alone():

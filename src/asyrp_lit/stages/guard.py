@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from asyrp_lit.files import write_atomically
 from asyrp_lit.models.capacity import is_out_of_memory
 from asyrp_lit.stages.device import find_rank
+from asyrp_lit.training.requeue import requeues_on_signal
 from asyrp_lit.training.terminate import Terminated, sigterm_ends
 
 log = logging.getLogger(__name__)
@@ -140,11 +141,13 @@ def keep_traceback() -> str:
 def errors_as_messages(note: Callable[[], str] = str) -> Iterator[None]:
     """End what fails on what a user gave with one message and exit code 1, 130 on Ctrl-C, or 143 on SIGTERM.
 
+    On SIGUSR1 a job of SLURM is queued again, and goes on.
+
     Args:
         note: called in the handler of the error, for what follows the message; the default adds nothing.
     """
     try:
-        with quiet_libraries(), sigterm_ends():
+        with quiet_libraries(), sigterm_ends(), requeues_on_signal():
             yield
     except KeyboardInterrupt as stop:
         log.error("stopped; what was finished is kept, %s", str(stop) or "run again to go on")

@@ -77,7 +77,7 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
     ]
     return instantiate(  # type: ignore[no-any-return]
         cfg.trainer,
-        default_root_dir=run,  # where Lightning keeps what it queues a job of SLURM anew with
+        default_root_dir=run / "lightning",  # never made: under SLURM states are loaded from there unasked
         logger=loggers,
         callbacks=callbacks,
         max_epochs=cfg.method.passes,

@@ -71,6 +71,7 @@ def fit_network(
     if ema_decay is not None:
         callbacks.append(RampedEMA(ema_decay))
     trainer = Trainer(
+        default_root_dir=folder / "lightning",  # never made: under SLURM states are loaded from there unasked
         accelerator=accelerator,
         devices=1,
         precision=precision,  # type: ignore[arg-type]

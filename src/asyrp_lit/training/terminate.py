@@ -48,10 +48,7 @@ def sigterm_ends() -> Iterator[None]:
 
 
 class EndOnSigterm(Callback):
-    """Puts our handler of SIGTERM before Lightning's, which waits for the batch and, in DDP, for other processes.
-
-    Lightning's handler of SIGUSR1, with which it queues a job of SLURM anew, stays.
-    """
+    """Puts our handler of SIGTERM before Lightning's, which waits for the batch and, in DDP, for other processes."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning has registered its own just now."""

@@ -12,9 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from asyrp_lit.stages import lock
-from asyrp_lit.stages.resume import load_whole
 from asyrp_lit.stages.settings import list_differences
-from asyrp_lit.training.callbacks import KeepState
+from asyrp_lit.training.state import KeepState, load_whole
 
 ONCE = ("interval=all", "method.passes=1", "method.batch_size=1")
 HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); input()"

@@ -15,7 +15,8 @@ from conftest import make_data, make_module, make_trainer
 
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
-from asyrp_lit.training.callbacks import KeepState, PreviewGrid
+from asyrp_lit.training.callbacks import PreviewGrid
+from asyrp_lit.training.state import KeepState
 
 
 def main(folder: Path, devices: int, batch_size: int, chunk_size: int) -> None:

@@ -1,9 +1,12 @@
+import errno
 from contextlib import suppress
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 
-from asyrp_lit.training.callbacks import KeepState, LossCurve
+from asyrp_lit.training.callbacks import LossCurve
+from asyrp_lit.training.state import KeepState
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
 
@@ -34,14 +37,22 @@ def test_the_loss_curve_of_a_resumed_run_is_whole(tiny, tmp_path):
 
 
 def test_a_state_that_cannot_be_written_leaves_the_last_one(tiny, tmp_path, monkeypatch):
-    def write_half(path):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def fill_the_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     fit(tiny, tmp_path, Stop())
-    before = (tmp_path / "last.ckpt").read_bytes()
+    before, names = (tmp_path / "last.ckpt").read_bytes(), set(tmp_path.iterdir())
     trainer = tiny.make_trainer(callbacks=[KeepState(tmp_path / "last.ckpt")])
-    monkeypatch.setattr(trainer, "save_checkpoint", write_half)
+    data = tiny.make_data(tmp_path)
+    monkeypatch.setattr("asyrp_lit.files.os.fsync", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
-        trainer.fit(tiny.make_module(), tiny.make_data(tmp_path))
+        trainer.fit(tiny.make_module(), data)
     assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert set(tmp_path.iterdir()) == names
+
+
+def test_states_are_written_in_their_own_folder_alone(tiny, tmp_path, monkeypatch):
+    """A file that is made elsewhere is copied over the last state where that is another file system."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    fit(tiny, tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 9

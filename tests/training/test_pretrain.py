@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+import warnings
 from functools import partial
 from importlib import import_module
 
@@ -7,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
 
 from asyrp_lit.data.avatars.dataset import PortraitBatch
 from asyrp_lit.data.avatars.traits import LABELS
 from asyrp_lit.metrics.quality import judge_oracle
+from asyrp_lit.stages.guard import quiet_libraries
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
 from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, multiscale_eps_loss, ramped_lr
 from asyrp_lit.training.pretrain_readers import (
@@ -173,6 +177,69 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     trainer = pretrain(resumed, tmp_path, "killed", 103, ema_decay=0.99)
     assert trainer.global_step == 103
     assert_close(resumed.state_dict(), whole.state_dict(), atol=0, rtol=0)
+
+
+@quiet
+def test_a_run_goes_on_from_a_state_that_lightnings_own_callback_kept(tmp_path):
+    whole, killed, resumed = (make_pretrainer(Seeded) for _ in range(3))
+    killed.stop_after = 102
+    pretrain(whole, tmp_path, "whole", 103, ema_decay=0.99)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(killed, tmp_path, "killed", 103, ema_decay=0.99)
+    last = tmp_path / "killed" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    assert state.pop("format_version") == 1
+    kept = ModelCheckpoint(last.parent, filename="last", every_n_train_steps=100, enable_version_counter=False)
+    state["callbacks"][kept.state_key] = kept.state_dict()
+    torch.save(state, last)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Be aware that when using `ckpt_path`")
+        with quiet_libraries():
+            pretrain(resumed, tmp_path, "killed", 103, ema_decay=0.99)
+    assert_close(resumed.state_dict(), whole.state_dict(), atol=0, rtol=0)
+
+
+@quiet
+def test_a_state_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    def fill_the_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    last = tmp_path / "run" / "last.ckpt"
+    pretrain(make_pretrainer(), tmp_path, "run", 100)
+    before = last.read_bytes()
+    monkeypatch.setattr("asyrp_lit.files.os.fsync", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        pretrain(make_pretrainer(), tmp_path, "run", 200)
+    assert last.read_bytes() == before
+    assert [path.name for path in last.parent.glob("*last*")] == ["last.ckpt"]
+
+
+@quiet
+def test_states_are_written_in_the_run_folder_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    pretrain(make_pretrainer(), tmp_path, "run", 100)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 100
+
+
+@quiet
+def test_a_state_of_another_network_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    torch.save({"state_dict": {"unet.other": torch.ones(1)}}, tmp_path / "run" / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be resumed with these settings"):
+        pretrain(make_pretrainer(), tmp_path, "run", 2)
+
+
+@pytest.mark.parametrize("script", ["pretrain.py", "export.py"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"], ids=["empty", "cut off"])
+def test_a_damaged_state_is_refused_with_one_message(tmp_path, scripts, content, script):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_bytes(content)
+    few = [f"network.data.{name}=2" for name in ("batch_size", "num_train", "num_val")]
+    oracle = ("network=oracle_avatars", f"hydra.run.dir={tmp_path / 'run'}", f"paths.cache={tmp_path}", *few)
+    outcome = scripts.run(script, *oracle, "accelerator=cpu")
+    assert outcome.code == 1, outcome.text
+    assert f"{tmp_path / 'run' / 'last.ckpt'} cannot be resumed, it is damaged or half-written" in outcome.text
+    assert outcome.text.count("[ERROR]") == 1
 
 
 @quiet

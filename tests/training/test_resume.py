@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
-from asyrp_lit.training.callbacks import KeepState
 from asyrp_lit.training.objective import EditLoss
+from asyrp_lit.training.state import KeepState
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")
 #: Edited timesteps of the tiny grid.

@@ -4,8 +4,8 @@ import threading
 import pytest
 from lightning.pytorch import Callback
 
-from asyrp_lit.training.callbacks import KeepState
 from asyrp_lit.training.requeue import requeues_on_signal
+from asyrp_lit.training.state import KeepState
 from asyrp_lit.training.terminate import EndOnSigterm, Terminated, sigterm_ends
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning")

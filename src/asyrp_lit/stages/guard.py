@@ -50,6 +50,7 @@ NOISE = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # they are frozen
     r"GPU available but not used",  # trainer=cpu was asked for
     r"Checkpoint directory .* exists and is not empty",  # pretraining goes on in its folder
+    r"Be aware that when using `ckpt_path`.*: \[\"ModelCheckpoint\{[^}]*\}\"\]\.$",  # it once kept pretraining's states
     r"The '\w+' does not have many workers",  # a store is read faster than a network runs
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow, of photos that it does read; it refuses those twice as large
 )

@@ -22,6 +22,7 @@ from asyrp_lit.stages.lock import alone_in_folder
 from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
 from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer
 from asyrp_lit.training.pretrain_readers import CLIPPretrainer
+from asyrp_lit.training.state import load_whole
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def export(cfg: DictConfig) -> None:
     checkpoint = run_folder() / "last.ckpt"
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint} does not exist: run pretrain.py for this network first")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = load_whole(checkpoint)
     module = instantiate(cfg.network.module)
     module.load_state_dict(state["state_dict"])
     if "recipe" not in state:

@@ -4,13 +4,8 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
-from zipfile import BadZipFile, ZipFile
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -27,8 +22,7 @@ from asyrp_lit.stages.settings import (
     read_settings,
     restore_hydra,
 )
-from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.callbacks import CHECKPOINT_VERSION
+from asyrp_lit.training.state import load_whole
 from asyrp_lit.training.terminate import Terminated
 
 log = logging.getLogger(__name__)
@@ -156,47 +150,6 @@ def _check_fixed(cfg: DictConfig, run: Path) -> None:
             raise RefusedStartError(
                 f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"
             )
-
-
-def check_fits(checkpoint: Path, module: AsyrpModule) -> None:
-    """See that a checkpoint is whole and of this direction.
-
-    Raises:
-        ValueError: it is not, or of another format version.
-    """
-    state = load_whole(checkpoint)
-    version = state.get("format_version", 1)
-    if version != CHECKPOINT_VERSION:
-        raise ValueError(
-            f"{checkpoint} has format version {version}, this asyrp_lit reads {CHECKPOINT_VERSION}: go on with the "
-            "asyrp_lit that wrote it, or delete it to start the run anew"
-        )
-    try:
-        module.load_state_dict(state["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"{checkpoint} cannot be resumed with these settings: repeat the overrides in "
-            f"{checkpoint.parent / '.hydra' / 'overrides.yaml'}"
-        ) from error
-
-
-def load_whole(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint; torch itself reads one with damaged tensors without a word.
-
-    Raises:
-        ValueError: it is cut off or damaged.
-    """
-    content = checkpoint.read_bytes()
-    try:
-        if ZipFile(BytesIO(content)).testzip() is None:
-            return dict(torch.load(BytesIO(content), map_location="cpu", weights_only=True))
-        cause = None
-    except (RuntimeError, OSError, ValueError, TypeError, UnpicklingError, EOFError, BadZipFile) as error:
-        cause = error
-    raise ValueError(
-        f"{checkpoint} cannot be resumed, it is damaged or half-written: put a copy back, or delete it to start "
-        "the run anew"
-    ) from cause
 
 
 @contextmanager

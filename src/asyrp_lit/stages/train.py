@@ -27,10 +27,11 @@ from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
 from asyrp_lit.stages.lock import alone_in_folder, hold_folder
 from asyrp_lit.stages.module import build_module
-from asyrp_lit.stages.resume import begin, check_fits, choose_run, read_batch_size, read_finished, say_how_to_go_on
+from asyrp_lit.stages.resume import begin, choose_run, read_batch_size, read_finished, say_how_to_go_on
 from asyrp_lit.training.asyrp import AsyrpModule
-from asyrp_lit.training.callbacks import KeepState, LossCurve, PreviewGrid
+from asyrp_lit.training.callbacks import LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
+from asyrp_lit.training.state import KeepState, check_fits
 from asyrp_lit.training.terminate import EndOnSigterm, Terminated
 
 log = logging.getLogger(__name__)

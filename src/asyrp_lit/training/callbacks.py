@@ -16,9 +16,6 @@ from asyrp_lit.plots.save import save_figure
 from asyrp_lit.shapes import Images
 from asyrp_lit.training.asyrp import AsyrpModule
 
-#: Of last.ckpt; one that names none is of version 1.
-CHECKPOINT_VERSION = 1
-
 
 class PreviewGrid(Callback):
     """After every validation: source, reconstruction and edits of the first val images, as PNG and to W&B.
@@ -81,45 +78,6 @@ class PreviewGrid(Callback):
             known |= sample_strengths(*common, others, seeds) if others else {}
         order = ["source", "reconstruction", *(name_strength(s) for s in self.strengths)]
         return {name: known[name].float().cpu() for name in order}
-
-
-class KeepState(Callback):
-    """Saves the state after every batch (it is small: the direction and its optimiser), all of it or nothing.
-
-    After an epoch's last batch it waits for the validation: Lightning would not run that again for a state from before.
-
-    Args:
-        path: the checkpoint.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save within the epoch."""
-        if not trainer.is_last_batch:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch."""
-        self._save(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say of which format version it is."""
-        checkpoint["format_version"] = CHECKPOINT_VERSION
-
-    def _save(self, trainer: Trainer) -> None:
-        """Write beside the last state, then take its place."""
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                temporary.replace(self.path)
-        finally:
-            if trainer.is_global_zero:
-                temporary.unlink(missing_ok=True)
 
 
 class LossCurve(Callback):

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from asyrp_lit.data.avatars.dataset import PortraitBatch, Portraits
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.pretrain_diffusion import RampedEMA
+from asyrp_lit.training.state import KeepState, check_fits
+
+#: Optimiser steps; a state holds the network, its average and the optimiser's two moments.
+STEPS_BETWEEN_STATES = 100
 
 
 class KeptRecipe(Callback):
@@ -63,9 +66,15 @@ def fit_network(
         resume: ``False`` starts anew and overwrites.
         accelerator: Lightning's.
         recipe: settings that are kept in the checkpoint, see ``KeptRecipe``.
+
+    Raises:
+        ValueError: ``last.ckpt`` is damaged or of another network.
     """
-    checkpoint = ModelCheckpoint(folder, filename="last", every_n_train_steps=100, enable_version_counter=False)
-    callbacks: list[Callback] = [checkpoint]
+    last = folder / "last.ckpt"
+    goes_on = resume and last.exists()
+    if goes_on:
+        check_fits(last, module)
+    callbacks: list[Callback] = []
     if recipe is not None:
         callbacks.append(KeptRecipe(recipe))
     if ema_decay is not None:
@@ -80,11 +89,11 @@ def fit_network(
         val_check_interval=val_check_interval,
         check_val_every_n_epoch=None,
         gradient_clip_val=1.0,
-        callbacks=callbacks,
+        callbacks=[*callbacks, KeepState(last, STEPS_BETWEEN_STATES)],
+        enable_checkpointing=False,
         logger=make_csv_logger(folder),
         log_every_n_steps=20,
         num_sanity_val_steps=0,
     )
-    last = folder / "last.ckpt"
-    trainer.fit(module, *loaders, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+    trainer.fit(module, *loaders, ckpt_path=last if goes_on else None, weights_only=True)
     return trainer

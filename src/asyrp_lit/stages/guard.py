@@ -25,7 +25,7 @@ from asyrp_lit.files import write_atomically
 from asyrp_lit.models.capacity import is_out_of_memory
 from asyrp_lit.stages.device import find_rank
 from asyrp_lit.training.requeue import requeues_on_signal
-from asyrp_lit.training.terminate import Terminated, sigterm_ends
+from asyrp_lit.training.terminate import Terminated, is_lost_peer, sigterm_ends
 
 log = logging.getLogger(__name__)
 In = TypeVar("In")
@@ -93,7 +93,8 @@ def quiet_libraries() -> Iterator[None]:
 
 def is_expected(error: BaseException | None) -> bool:
     """Whether a message says all of an error: it comes from what a user gave, or from a machine that does not fit."""
-    return isinstance(error, USER_ERRORS) or (error is not None and (is_out_of_memory(error) or is_wandbs(error)))
+    known = (is_out_of_memory, is_wandbs, is_lost_peer)
+    return isinstance(error, USER_ERRORS) or (error is not None and any(knows(error) for knows in known))
 
 
 def is_wandbs(error: BaseException) -> bool:
@@ -114,6 +115,8 @@ def describe_error(error: BaseException) -> str:
         )
     if is_wandbs(error):
         hint = "; logger.wandb.offline=true needs neither a key nor a network, wandb sync uploads such a run later"
+    if is_lost_peer(error):
+        text = "another process of this run ended first; its message, if it had time for one, says why"
     if is_out_of_memory(error):
         text = (text.splitlines() or ["no memory is left"])[0]  # Python's own MemoryError has no text
         hint = (
@@ -126,13 +129,15 @@ def describe_error(error: BaseException) -> str:
 def keep_traceback() -> str:
     """Write ``error.log`` into the run folder and say where it is; says nothing where the disk takes no more.
 
-    Nor where the start was refused and the folder's own run has not failed.
+    Nor where the start was refused and the folder's own run has not failed. What a process says of the end of another
+    does not take the place of what that one wrote.
     """
     path = run_folder() / "error.log"
     if isinstance(sys.exception(), BlockingIOError | RefusedStartError):
         return ""
     try:
-        path.write_text(traceback.format_exc())
+        with path.open("x" if is_lost_peer(sys.exception()) else "w") as file:
+            file.write(traceback.format_exc())
     except OSError:
         return ""
     return f"\n(details in {path})"

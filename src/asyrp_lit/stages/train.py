@@ -32,7 +32,7 @@ from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.state import KeepState, check_fits
-from asyrp_lit.training.terminate import EndOnSigterm, Terminated
+from asyrp_lit.training.terminate import EndOnSigterm, Terminated, children_end
 
 log = logging.getLogger(__name__)
 
@@ -162,12 +162,13 @@ def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, f
     data = LatentsDataModule(train_store, val_store, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
     metrics: dict[str, float] = {}
     try:
-        fit(trainer, module, data, checkpoint)
-        calibrate(cfg, module, train_store, num_trained)
-        trainer.validate(module, data, verbose=False)
-        metrics = read_metrics(trainer)
-        if trainer.is_global_zero:
-            write_results(cfg, module, attribute, run, metrics)
+        with children_end(trainer):
+            fit(trainer, module, data, checkpoint)
+            calibrate(cfg, module, train_store, num_trained)
+            trainer.validate(module, data, verbose=False)
+            metrics = read_metrics(trainer)
+            if trainer.is_global_zero:
+                write_results(cfg, module, attribute, run, metrics)
     finally:
         if wandb.run is not None:
             wandb.finish(exit_code=0 if metrics else 1)  # else the next run of a sweep would go on in this one

@@ -1,16 +1,23 @@
-"""SIGTERM, which a scheduler sends before it kills: it ends a stage at once, and in order."""
+"""SIGTERM, which a scheduler sends before it kills, ends a stage at once, and in order; its processes end together."""
 
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 #: What a shell says of a process that SIGTERM ended.
 EXIT_CODE = 128 + signal.SIGTERM
+#: In errors of a process whose peer has ended; gloo raises plain RuntimeErrors.
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+#: Seconds in which a process that failed says why, or one that was killed ends.
+PATIENCE = 10.0
 
 
 class Terminated(SystemExit):
@@ -59,7 +66,39 @@ class EndOnSigterm(Callback):
         _listen()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the processes that Lightning started, as it does on Ctrl-C: they may hang in a collective."""
-        launcher = trainer.strategy.launcher
-        if isinstance(exception, Terminated) and launcher is not None:
-            launcher.kill(signal.SIGKILL)
+        """At once: what Lightning does next on its way out may take time, or wait for the others."""
+        _end_children(trainer, exception)
+
+
+@contextmanager
+def children_end(trainer: Trainer) -> Iterator[None]:
+    """End the processes that Lightning started for a trainer when this one fails or is stopped, between fits as well.
+
+    They may wait in a collective till its time is out, or fail for want of this one and bury its message.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _end_children(trainer, error)
+        raise
+
+
+def is_lost_peer(error: BaseException | None) -> bool:
+    """Whether an error of a collective (gloo's or NCCL's) says that another process ended: then that is the cause."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
+
+
+def _end_children(trainer: Trainer, error: BaseException) -> None:
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    children = launcher.procs[:]
+    launcher.procs.clear()  # Lightning's observer of this list would kill us too as soon as one has ended
+    deadline = time.monotonic() + (PATIENCE if is_lost_peer(error) else 0)
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):  # one that failed first is saying why
+            child.wait(max(0, deadline - time.monotonic()))
+    for child in children:
+        child.kill()  # SIGTERM would not end a collective
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE)

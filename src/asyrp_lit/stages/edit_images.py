@@ -49,9 +49,9 @@ class Latents(NamedTuple):
     num_images: int
     by_key: bool
 
-    def fingerprint(self, index: int) -> str:
-        """Of what an image is made of, 16 hex digits: its pixels, or where its key decides on the noise its x_T."""
-        content = self.store[index]["x_T" if self.by_key else "x_0"]
+    def fingerprint(self, item: dict[str, Tensor]) -> str:
+        """Of an item of the store, 16 hex digits: of its pixels, or where its key decides on the noise of its x_T."""
+        content = item["x_T" if self.by_key else "x_0"]
         return hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
@@ -121,8 +121,8 @@ def split_batches(latents: Latents, todo: Sequence[int], batch_size: int, seed: 
             about = [item["x_0"].numpy().tobytes() for item in items]
         x_0 = from_uint8(torch.stack([item["x_0"] for item in items]))
         x_T = torch.stack([item["x_T"] for item in items])
-        prints = [latents.fingerprint(i) for i in indices]
-        yield EditBatch(keys, prints, x_0, x_T, [derive_seed(content, seed) for content in about])
+        seeds = [derive_seed(content, seed) for content in about]
+        yield EditBatch(keys, [latents.fingerprint(item) for item in items], x_0, x_T, seeds)
 
 
 def load_mask(cfg: DictConfig, model: HSpaceUNet, space: str) -> Mask | None:

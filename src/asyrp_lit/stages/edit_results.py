@@ -123,9 +123,8 @@ class Results:
         path = self.place(key) / _METRICS
         if not path.is_file():
             return False
-        # Folders of earlier versions do not say of which image.
-        known = json.loads(path.read_text()).get("fingerprint")
-        if known not in (None, self.latents.fingerprint(index)):
+        known = json.loads(path.read_text()).get("fingerprint")  # earlier versions wrote none
+        if known not in (None, self.latents.fingerprint(self.latents.store[index])):
             raise ValueError(
                 f"{path.parent} has the pictures of another image named {key}: "
                 "choose another folder with out=, or delete that one to have them made anew"

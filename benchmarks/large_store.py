@@ -1,5 +1,7 @@
 """A store of 30,000 images read for several epochs: seconds until the first batch, memory on the way, shards opened.
 
+Then a remote one, every shard DOWNLOAD s on the way, batches used for TRAINING s: seconds an epoch by read_workers.
+
     python benchmarks/large_store.py [images] [folder]
 
 The tensors are tiny; the number of shards, the manifest and the code are those of a real store. Memory is that of the
@@ -10,17 +12,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.data.latents import LatentStore, StoreKey
+from asyrp_lit.data.remote import ShardCache, open_store
 
 SHARD_SIZE = 32
 BATCH_SIZE = 16
 EPOCHS = 6
 #: How often memory is looked at in an epoch.
 LOOKS = 5
+#: Images of the remote store, and seconds that the download of a shard and the training on a batch take.
+REMOTE_IMAGES, DOWNLOAD, TRAINING = 1600, 0.2, 0.2
 
 
 def read_memory() -> float:
@@ -64,6 +70,27 @@ def main() -> None:
                 looks.append(f"{read_memory() - before:.0f}")
         opened = data.stores["train"]._reader.cache_info().misses
         print(f"epoch {epoch}: {seen} images, memory +{', +'.join(looks)} MiB, {opened} shards opened so far")
+    read_remote(fill(folder, "remote", REMOTE_IMAGES).folder, folder)
+
+
+def read_remote(place: Path, caches: Path) -> None:
+    """An epoch of a store that is far away, with and without a process that reads ahead."""
+    get = ShardCache._download
+
+    def download_slowly(*args: Any) -> None:
+        time.sleep(DOWNLOAD)
+        get(*args)
+
+    ShardCache._download = download_slowly
+    for workers in (0, 1, 2):
+        store = open_store(f"file://{place}", tempfile.mkdtemp(dir=caches), 2**30)
+        data = LatentsDataModule(store, store, BATCH_SIZE, num_workers=workers)
+        data.setup("fit")
+        start = time.perf_counter()
+        for _ in data.train_dataloader():
+            time.sleep(TRAINING)
+        seconds, least = time.perf_counter() - start, TRAINING * REMOTE_IMAGES / BATCH_SIZE
+        print(f"remote, {workers} read_workers: {seconds:.1f} s, of which {least:.0f} s are training", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from asyrp_lit.data.latent_loader import ResumableLoader
 from asyrp_lit.stages import lock
 from asyrp_lit.stages.settings import list_differences
 from asyrp_lit.training.state import KeepState, load_whole
@@ -256,6 +257,19 @@ def test_a_checkpoint_without_a_version_counts_as_the_first(stopped, train, whol
     torch.save(state, run / "last.ckpt")
     assert train(run).code == 0
     assert read_results(run) == read_results(whole)
+
+
+def test_a_run_goes_on_with_a_process_that_reads_ahead(stopped, train, whole, monkeypatch):
+    workers, start = [], ResumableLoader.__init__
+    monkeypatch.setattr(
+        ResumableLoader,
+        "__init__",
+        lambda *args, **options: workers.append(options["num_workers"]) or start(*args, **options),
+    )
+    outcome = train(stopped, "latents.read_workers=1")
+    assert outcome.code == 0, outcome.text
+    assert set(workers) == {1}
+    assert read_results(stopped) == read_results(whole)
 
 
 @pytest.mark.parametrize("auto", [False, True], ids=["folder", "auto"])

@@ -273,3 +273,20 @@ def test_lightning_reads_remote_stores(remote, tmp_path):
     data.prepare_data()
     data.setup("fit")
     assert torch.cat([batch.index for batch in data.val_dataloader()]).tolist() == list(range(10))
+
+
+def test_a_reading_process_opens_a_file_system_of_its_own(remote, tmp_path, monkeypatch):
+    files, parent = remote[0], os.getpid()
+    get_file = type(files).get_file
+
+    def refuse_forks(self, *args):  # as those of s3 and gcs do
+        if self is files and os.getpid() != parent:
+            raise RuntimeError("This class is not fork-safe")
+        get_file(self, *args)
+
+    monkeypatch.setattr(type(files), "get_file", refuse_forks)
+    store = open_store(URL, tmp_path / "cache", MIB)
+    assert store.cache.files is files
+    data = LatentsDataModule(store, store, 4, num_workers=1)
+    data.setup("fit")
+    assert sum(len(batch.index) for batch in data.train_dataloader()) == 12

@@ -9,6 +9,9 @@ from asyrp_lit.data.latents import LatentStore
 
 __all__ = ["LatentBatch", "LatentsDataModule"]
 
+#: Batches that a reading process is ahead: at the start of a window of shards all of them are downloaded.
+READ_AHEAD = 8
+
 
 class LatentsDataModule(LightningDataModule):
     """Batches from a store for training and one for validation; never runs a network.
@@ -85,6 +88,7 @@ class LatentsDataModule(LightningDataModule):
             dataset,
             sampler,
             num_workers=self.num_workers,
+            prefetch_factor=READ_AHEAD if self.num_workers else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )

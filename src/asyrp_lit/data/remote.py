@@ -66,7 +66,12 @@ class ShardCache:
         self.url = url.rstrip("/")
         self.folder = folder
         self.limit = limit
-        self.files, self.root = fsspec.core.url_to_fs(self.url)
+        self.root: str = fsspec.core.url_to_fs(self.url)[1]
+
+    @property
+    def files(self) -> fsspec.AbstractFileSystem:
+        """The file system of this process: those of s3 and gcs refuse to work in a fork of the one that made them."""
+        return fsspec.core.url_to_fs(self.url)[0]
 
     @contextmanager
     def hold(

@@ -37,6 +37,7 @@ COUNTS = {
     "inversion_batch_size": 1,
     "callbacks.preview_images": 1,
     "latents.num_workers": 0,
+    "latents.read_workers": 0,
 }
 #: Those of methods that train.
 TRAINED_COUNTS = {"method.passes": 1, "method.batch_size": 1, "method.chunk_size": 1}

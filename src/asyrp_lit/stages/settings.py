@@ -19,7 +19,7 @@ SETTINGS_FILE = "settings.yaml"
 #: Settings that change nothing in what a run finds, but for rounding.
 FREE = (
     *("resume", "paths", "logger", "method.chunk_size", "inversion_batch_size"),
-    *("latents.num_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
+    *("latents.num_workers", "latents.read_workers", "latents.cache", "latents.cache_gib", "clip.cache"),
 )
 #: What runs did that were started before there was such a setting.
 BEFORE = {

@@ -159,7 +159,8 @@ def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, f
     num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
     find_training_sizes(cfg, module, num_trained, read_batch_size(checkpoint) if checkpoint else None)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
-    data = LatentsDataModule(train_store, val_store, *batch_sizes, seed=cfg.seed, num_train_images=num_trained)
+    options = {"seed": cfg.seed, "num_workers": cfg.latents.read_workers, "num_train_images": num_trained}
+    data = LatentsDataModule(train_store, val_store, *batch_sizes, **options)
     metrics: dict[str, float] = {}
     try:
         with children_end(trainer):

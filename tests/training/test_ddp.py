@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 SCRIPT = Path(__file__).with_name("fit_direction.py")
@@ -22,7 +24,7 @@ def train_in_processes(folder, devices, batch_size, chunk_size=0):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny, tmp_path):
+def test_two_processes_train_judge_log_and_draw_as_one_with_the_joint_batch(tiny, tmp_path):
     """Six images in batches of four: the second is filled up, and f_t is updated 12 times; five images are judged."""
     start = tiny.make_module().direction.state_dict()
     alone, together = (train_in_processes(tmp_path, *size) for size in ((1, 4), (2, 2)))
@@ -31,7 +33,10 @@ def test_two_processes_train_and_judge_the_f_t_of_one_with_the_joint_batch(tiny,
     judged = [json.loads((tmp_path / devices / "metrics.json").read_text()) for devices in ("1", "2")]
     assert judged[1] == pytest.approx(judged[0], abs=1e-5)
     assert judged[0]["val/edit_lpips"] > 1e-3
-    assert {file.name for file in (tmp_path / "2").iterdir()} == {"metrics.json", "last.ckpt", "grid.png"}
+    assert judged[0]["train/loss of batch 3"] != judged[0]["train/loss of batch 2"] > 1e-3
+    grids = [np.asarray(Image.open(tmp_path / devices / "grid.png"), float) for devices in ("1", "2")]
+    assert np.abs(grids[1] - grids[0]).max() <= 1  # of 255
+    assert {file.name for file in (tmp_path / "2").iterdir()} == {"metrics.json", "last.ckpt", "grid.png", "loss.png"}
 
 
 @pytest.mark.slow

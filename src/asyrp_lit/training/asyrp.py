@@ -122,6 +122,9 @@ class AsyrpModule(KeepsSlots):
         objectives = self._train_chain(fresh, t, t_prev)
         names = ("train/loss", "train/clip", "train/l1", "train/keep", "train/delta_h")
         parts = torch.stack([torch.stack([part.mean() for part in parts]) for parts in objectives])
+        # Processes have equally many images, so that this is the mean over all of the joint batch.
+        parts = self.trainer.strategy.reduce(parts, reduce_op="mean")
+        assert isinstance(parts, Tensor)
         self._check_finite(parts[:, 0])
         means = dict(zip(names, parts.mean(dim=0), strict=True))
         self.log_dict(means, prog_bar=True, on_step=True, batch_size=len(batch.x_0))

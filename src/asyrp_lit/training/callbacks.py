@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
 
 from asyrp_lit.data.datamodule import LatentBatch
 from asyrp_lit.editing.strips import name_strength, sample_strengths
@@ -20,7 +21,8 @@ from asyrp_lit.training.asyrp import AsyrpModule
 class PreviewGrid(Callback):
     """After every validation: source, reconstruction and edits of the first val images, as PNG and to W&B.
 
-    Reconstruction and the edit at the judged strength are those of the validation; only other strengths are sampled.
+    Reconstruction and the edit at the judged strength are those of the validation; only other strengths are sampled,
+    in each process those of its own rows.
 
     Args:
         folder: where ``grid.png`` goes.
@@ -46,16 +48,18 @@ class PreviewGrid(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Remember the first images."""
-        if outputs and sum(len(seen.index) for seen, _ in self._seen) < self.num_images:
+        if outputs and sum(len(seen.index) for seen, _ in self._seen) * trainer.world_size < self.num_images:
             self._seen.append((batch, outputs))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, on the first process only."""
+        """Draw, on the first process only, what all of them have seen."""
         seen, self._seen = self._seen, []
-        if trainer.sanity_checking or not trainer.is_global_zero or not seen:
+        if trainer.sanity_checking or not seen:
             return
         assert isinstance(pl_module, AsyrpModule)
-        columns = self._make_columns(pl_module, seen)
+        columns = self._gather(pl_module, self._make_columns(pl_module, seen))
+        if not trainer.is_global_zero:
+            return
         notes = "  ".join(
             f"{name.removeprefix('val/')} {float(value):.3f}"
             for name, value in trainer.callback_metrics.items()
@@ -68,16 +72,30 @@ class PreviewGrid(Callback):
 
     def _make_columns(
         self, module: AsyrpModule, seen: list[tuple[LatentBatch, dict[str, Images]]]
-    ) -> dict[str, Images]:
-        known = {name: torch.cat([images[name] for _, images in seen])[: self.num_images] for name in seen[0][1]}
-        x_T = torch.cat([batch.x_T for batch, _ in seen])[: self.num_images]
-        seeds = [int(i) for batch, _ in seen for i in batch.index][: self.num_images]
+    ) -> dict[str, Tensor]:
+        """This process's share of the rows, and as ``real`` which of them are no padding."""
+        share = math.ceil(self.num_images / module.trainer.world_size)
+        known = {name: torch.cat([images[name] for _, images in seen])[:share] for name in seen[0][1]}
+        x_T = torch.cat([batch.x_T for batch, _ in seen])[:share]
+        seeds = [int(i) for batch, _ in seen for i in batch.index][:share]
         others = tuple(s for s in self.strengths if name_strength(s) not in known)
         common = (module.model, x_T, module.grid, module.alphas_cumprod, module.direction, module.interval)
         with module.trainer.precision_plugin.forward_context():
             known |= sample_strengths(*common, others, seeds) if others else {}
         order = ["source", "reconstruction", *(name_strength(s) for s in self.strengths)]
-        return {name: known[name].float().cpu() for name in order}
+        real = torch.cat([batch.is_real for batch, _ in seen])[:share]
+        return {name: known[name].float() for name in order} | {"real": real}
+
+    def _gather(self, module: AsyrpModule, columns: dict[str, Tensor]) -> dict[str, Images]:
+        """The rows of all processes in the order of the store: these take turns with its images."""
+        world_size, gathered = module.trainer.world_size, module.all_gather(columns)
+        assert isinstance(gathered, dict)
+        rows = {
+            name: gathered[name].reshape(world_size, *own.shape).transpose(0, 1).flatten(0, 1).cpu()
+            for name, own in columns.items()
+        }
+        real = rows.pop("real")
+        return {name: images[real][: self.num_images] for name, images in rows.items()}
 
 
 class LossCurve(Callback):

@@ -61,7 +61,8 @@ def edit(parts, kept, intervals, x_T=None):
     """The edits, and the encodes that they took."""
     model, latents, grid, _, direction = parts
     model.passes.update(encode=0)
-    found = edit_intervals(model, latents if x_T is None else x_T, grid, direction, intervals, 2, kept)
+    x_T = latents if x_T is None else x_T
+    found = edit_intervals(model, x_T, grid, direction, intervals, 2, kept, [11, 22, 33, 44][: len(x_T)])
     return found, model.passes["encode"]
 
 
@@ -72,7 +73,8 @@ def test_a_kept_edit_is_not_made_again(parts, tmp_path):
     both, cost = edit(parts, kept, [one, two])
     assert cost == 2 * 5
     assert torch.equal(both[one], first[one])
-    assert_close(both[two], sample_images(*parts, two, [0, 1]), atol=1e-5, rtol=1e-5)
+    assert_close(both[one], sample_images(*parts, one, SEEDS), atol=1e-5, rtol=1e-5)
+    assert_close(both[two], sample_images(*parts, two, SEEDS), atol=1e-5, rtol=1e-5)
     again, cost = edit(parts, kept, [two, one])
     assert cost == 0
     assert all(torch.equal(again[interval], both[interval]) for interval in (one, two))

@@ -58,15 +58,17 @@ def edit_intervals(
     intervals: Sequence[Interval],
     batch_size: int,
     kept: KeptImages,
+    seeds: Sequence[int],
 ) -> dict[Interval, Edits]:
     """Every image in every interval; an edit that is kept is not made again, a new one is kept at once.
 
     Args:
         model, grid, direction: as for ``sample_images``; the model decides where to compute.
-        x_T: latents; the boosting noise of each is that of its place.
+        x_T: latents.
         intervals: different ones.
         batch_size: images per pass.
-        kept: of this model, direction, grid and these images alone.
+        kept: of this model, direction, grid, these images and seeds alone.
+        seeds: of the boosting noise, one an image.
 
     Returns:
         Interval -> images in the order of ``x_T``, float32 on the CPU.
@@ -82,12 +84,13 @@ def edit_intervals(
     with tqdm(total=len(x_T) * len(intervals), initial=done, desc="edit intervals", unit="img") as bar:
         for lacking, places in missing.items():
             for first in range(0, len(places), batch_size):
-                seeds = places[first : first + batch_size]
-                parts = (model, x_T[seeds].to(device), grid, alphas_cumprod, direction, lacking, seeds)
+                some = places[first : first + batch_size]
+                own_seeds = [seeds[place] for place in some]
+                parts = (model, x_T[some].to(device), grid, alphas_cumprod, direction, lacking, own_seeds)
                 for number, images in sample_intervals(*parts):
-                    kept.write(_name(lacking[number]), seeds, images)
-                    known[lacking[number]] |= dict(zip(seeds, images.float().cpu(), strict=True))
-                    bar.update(len(seeds))
+                    kept.write(_name(lacking[number]), some, images)
+                    known[lacking[number]] |= dict(zip(some, images.float().cpu(), strict=True))
+                    bar.update(len(some))
     return {interval: torch.stack([known[interval][i] for i in range(len(x_T))]) for interval in intervals}
 
 

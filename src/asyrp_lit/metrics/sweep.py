@@ -9,6 +9,7 @@ from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.intervals import NEVER
+from asyrp_lit.editing.seeds import derive_seeds
 from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
 from asyrp_lit.hspace.direction import Direction
 from asyrp_lit.metrics.panel import MetricPanel
@@ -25,6 +26,7 @@ def judge_strengths(
     panels: Mapping[float, MetricPanel],
     batch_size: int,
     device: torch.device,
+    seed: int = 0,
 ) -> dict[str, Images]:
     """Edit every image at every strength and feed the panels; the reconstruction is sampled once for all of them.
 
@@ -37,6 +39,7 @@ def judge_strengths(
         panels: strength -> its metrics.
         batch_size: images per pass.
         device: where to compute.
+        seed: of the boosting noise, with each image's own pixels.
 
     Returns:
         Column name -> images in the order of the store, on the CPU: source, reconstruction, then each strength.
@@ -50,9 +53,8 @@ def judge_strengths(
             items = [store[i] for i in indices]
             x_0 = from_uint8(torch.stack([item["x_0"] for item in items])).to(device)
             x_T = torch.stack([item["x_T"] for item in items]).to(device)
-            columns = sample_strengths(
-                model, x_T, grid, alphas_cumprod, direction, interval, (None, *panels), list(indices)
-            )
+            common = (model, x_T, grid, alphas_cumprod, direction, interval)
+            columns = sample_strengths(*common, (None, *panels), derive_seeds(x_0, seed))
             for strength, panel in panels.items():
                 panel.update(x_0, columns[RECONSTRUCTION], columns[name_strength(strength)])
             found.append({name: images.float().cpu() for name, images in ({"source": x_0} | columns).items()})

@@ -10,9 +10,11 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from asyrp_lit.data.avatars.traits import LABELS
+from asyrp_lit.data.latents import from_uint8
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.editing.seeds import derive_seeds
 from asyrp_lit.hspace.attribute import AVATARS
 from asyrp_lit.hspace.combine import Combined
 from asyrp_lit.hspace.pullback import Bases, PullbackDelta
@@ -44,7 +46,9 @@ class Editor:
     def __init__(self, cfg: DictConfig, setup: Setup) -> None:
         self.cfg, self.setup, self.device = cfg, setup, pick_device(cfg)
         store = build_store(cfg, setup.model, setup.sources["val"])
-        self.x_T = torch.stack([store[i]["x_T"] for i in range(len(store))]).to(self.device)
+        items = [store[i] for i in range(len(store))]
+        self.x_T = torch.stack([item["x_T"] for item in items]).to(self.device)
+        self.seeds = derive_seeds(from_uint8(torch.stack([item["x_0"] for item in items])), cfg.seed)
         self.alphas_cumprod = make_alphas_cumprod().to(self.device)
         self.bases = Bases(setup.model, keep=len(self.x_T))  # of pullback directions, which see the same x_t
 
@@ -66,11 +70,11 @@ class Editor:
         per_batch = max(1, self.cfg.inversion_batch_size // len(strengths))
         parts = []
         for first in range(indices.start, indices.stop, per_batch):
-            seeds = list(range(first, min(first + per_batch, indices.stop)))
-            common = (self.setup.model, self.x_T[seeds], self.setup.grid, self.alphas_cumprod)
+            some = slice(first, min(first + per_batch, indices.stop))
+            common = (self.setup.model, self.x_T[some], self.setup.grid, self.alphas_cumprod)
             with autocast_as(self.cfg):
-                edits = sample_images(*common, combined, interval, seeds)
-            parts.append(edits.float().cpu().view(len(strengths), len(seeds), *edits.shape[1:]))
+                edits = sample_images(*common, combined, interval, self.seeds[some])
+            parts.append(edits.float().cpu().view(len(strengths), -1, *edits.shape[1:]))
         return dict(zip(strengths, torch.cat(parts, dim=1), strict=True))
 
 

@@ -18,6 +18,7 @@ from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.intervals import NEVER, edit_intervals
 from asyrp_lit.editing.kept import KeptImages
 from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.editing.seeds import derive_seeds
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
 from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
 from asyrp_lit.hspace.direction import DirectionInfo, load_direction
@@ -114,7 +115,8 @@ def sweep_intervals(
         kept = open_kept(cfg, model, source)
         x_0, x_T = load_pairs(cfg, model, source, grid, len(keys), kept)
         direction = Scaled(swept.direction, rescale_to_steps(info.num_steps, cfg.method.num_steps))
-        edits = edit_intervals(model, x_T, grid, direction, (NEVER, *panels), cfg.inversion_batch_size, kept)
+        common = (model, x_T, grid, direction, (NEVER, *panels), cfg.inversion_batch_size, kept)
+        edits = edit_intervals(*common, derive_seeds(x_0, cfg.seed))
         judge_intervals(x_0, edits, panels, cfg.inversion_batch_size, pick_device(cfg))
     names = [f"t_edit = {t}" for t in t_edits], [f"t_boost = {t}" for t in t_boosts]
     for number, key in enumerate(keys):
@@ -145,7 +147,8 @@ def build_panels(
 def open_kept(cfg: DictConfig, model: HSpaceUNet, source: LatentSource) -> KeptImages:
     """Where the cells of this direction on these images are kept, beside the latent stores."""
     key = make_store_key(model, source, cfg.method.num_steps, cfg.method.t_0, get_precision(cfg))
-    digest = hashlib.sha256(find_direction(cfg.direction).read_bytes()).hexdigest()[:12]
+    about = f"noise of pixels and seed {cfg.seed} ".encode() + find_direction(cfg.direction).read_bytes()
+    digest = hashlib.sha256(about).hexdigest()[:12]
     return KeptImages(Path(cfg.paths.latents) / f"sweep-{key.folder_name()}-{digest}")
 
 

@@ -76,7 +76,8 @@ def evaluate(cfg: DictConfig) -> None:
     interval = Interval(info.t_edit, info.t_boost, info.t_start)
     scaled = Scaled(direction.to(device), scale)
     with autocast_as(cfg):
-        rows = judge_strengths(model, store, grid, scaled, interval, panels, cfg.inversion_batch_size, device)
+        common = (model, store, grid, scaled, interval, panels)
+        rows = judge_strengths(*common, cfg.inversion_batch_size, device, cfg.seed)
     metrics = {f"{s:g}": {name: float(v) for name, v in panel.compute().items()} for s, panel in panels.items()}
     over_strengths = {}
     if oracle is not None and attribute.labels is not None and len(panels) > 2:

@@ -93,4 +93,5 @@ def build_module(
         MetricPanel(Judges(clip, load_lpips(), oracle), loss.text_direction, attribute.labels),
         float(cfg.judged),
         (float(low), float(high)),
+        cfg.seed,
     )

@@ -13,6 +13,7 @@ from asyrp_lit.diffusion.asyrp import Interval, step_asyrp
 from asyrp_lit.diffusion.ddim import compute_pred_x0
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.sample import edit_eps
+from asyrp_lit.editing.seeds import derive_seeds
 from asyrp_lit.editing.strips import RECONSTRUCTION, name_strength, sample_strengths
 from asyrp_lit.hspace.combine import Scaled
 from asyrp_lit.metrics.panel import MetricPanel
@@ -59,6 +60,7 @@ class AsyrpModule(KeepsSlots):
         judged: strength at which validation edits.
         train_strengths: range of the strengths that images are edited at in training; the paper's are all 1. What an
             edit below 0 shall do says ``loss.contrast``.
+        seed: of the boosting noise in validation, with each image's own pixels.
     """
 
     alphas_cumprod: Tensor
@@ -79,6 +81,7 @@ class AsyrpModule(KeepsSlots):
         panel: MetricPanel | None = None,
         judged: float = 1.0,
         train_strengths: tuple[float, float] = (1.0, 1.0),
+        seed: int = 0,
     ) -> None:
         super().__init__(grid, interval)
         self.automatic_optimization = False
@@ -98,6 +101,7 @@ class AsyrpModule(KeepsSlots):
         self.panel = panel
         self.judged = judged
         self.train_strengths = train_strengths
+        self.seed = seed
         self.register_buffer("alphas_cumprod", make_alphas_cumprod())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -225,7 +229,7 @@ class AsyrpModule(KeepsSlots):
         """Reconstruct, edit at the judged strength and judge."""
         if self.panel is None:
             return None
-        seeds = [int(i) for i in batch.index]
+        seeds = derive_seeds(batch.x_0, self.seed)
         common = (self.model, batch.x_T, self.grid, self.alphas_cumprod, self.direction, self.interval)
         columns = sample_strengths(*common, (None, self.judged), seeds)
         real = batch.is_real

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from asyrp_lit.data.datamodule import LatentBatch
+from asyrp_lit.editing.seeds import derive_seeds
 from asyrp_lit.editing.strips import name_strength, sample_strengths
 from asyrp_lit.plots.curves import draw_loss_curve
 from asyrp_lit.plots.grid import draw_grid
@@ -77,7 +78,7 @@ class PreviewGrid(Callback):
         share = math.ceil(self.num_images / module.trainer.world_size)
         known = {name: torch.cat([images[name] for _, images in seen])[:share] for name in seen[0][1]}
         x_T = torch.cat([batch.x_T for batch, _ in seen])[:share]
-        seeds = [int(i) for batch, _ in seen for i in batch.index][:share]
+        seeds = derive_seeds(known["source"], module.seed)
         others = tuple(s for s in self.strengths if name_strength(s) not in known)
         common = (module.model, x_T, module.grid, module.alphas_cumprod, module.direction, module.interval)
         with module.trainer.precision_plugin.forward_context():

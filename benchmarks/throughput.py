@@ -5,7 +5,8 @@
 Everything is measured in one run; on a shared machine only the ratios mean something. The embedded model has its
 trained weights and CLIP, others random ones (they change no figure) and a CLIP of the paper's architecture. FLOPs are
 those of matrix products and convolutions, counted while the work runs once; the peak is what a large matrix product
-reaches in the same run and precision.
+reaches in the same run and precision. Inversion and training are measured with P_t kept in the store and without; as
+what one saves the other pays, the last rows are both together, for one attribute trained in one pass.
 """
 
 import argparse
@@ -116,6 +117,11 @@ def clock(work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
     return result, now() - start
 
 
+def list_trained(grid: tuple[int, ...]) -> list[int]:
+    """Timesteps of training, at which P_t may be kept."""
+    return [t for t in reversed(grid) if in_editing_phase(t, INTERVAL)]
+
+
 def build_job(name: str, device: torch.device, num_images: int, num_steps: int) -> Job:
     torch.manual_seed(0)
     if name == "ddpmpp_avatars":
@@ -132,8 +138,7 @@ def build_job(name: str, device: torch.device, num_images: int, num_steps: int) 
     x_0, grid, table = x_0.to(device), make_time_grid(num_steps), make_alphas_cumprod().to(device)
     width = clip.to(device).encode_images(x_0[:1]).shape[1]
     direction = torch.nn.functional.normalize(torch.randn(1, width, device=device), dim=-1)
-    steps = [t for t in reversed(grid) if in_editing_phase(t, INTERVAL)]
-    x_T, pred_x0 = invert_images(model.to(device), x_0, grid, table, steps)
+    x_T, pred_x0 = invert_images(model.to(device), x_0, grid, table, list_trained(grid))
     assert pred_x0 is not None
     contiguous = copy.deepcopy(model)
     return Job(model.to(memory_format=torch.channels_last), contiguous, clip, x_0, x_T, pred_x0, grid, table, direction)
@@ -161,24 +166,27 @@ def flatten(f_t: torch.nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in f_t.parameters()])
 
 
-def invert_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
+def invert_ours(job: Job, setting: Setting, keep: bool = False) -> tuple[torch.Tensor, float]:
+    steps = list_trained(job.grid) if keep else []
+
     def work() -> torch.Tensor:
         with torch.autocast(job.device.type, torch.bfloat16, enabled=setting.bf16):
             parts = job.x_0.split(setting.batch)
-            return torch.cat([invert_images(job.model, x, job.grid, job.table).x_T for x in parts])
+            return torch.cat([invert_images(job.model, x, job.grid, job.table, steps).x_T for x in parts])
 
     return clock(work)
 
 
 def train_ours(
-    job: Job, setting: Setting, make_optimizer: Callable[..., torch.optim.Optimizer] = SGD
+    job: Job, setting: Setting, make_optimizer: Callable[..., torch.optim.Optimizer] = SGD, keep: bool = True
 ) -> tuple[torch.Tensor, float]:
     f_t, watch = job.make_f_t(), Stopwatch()
     loss = EditLoss(job.clip, job.text_direction, COS_TEXT, LossRecipe())
     module = AsyrpModule(job.model, f_t, loss, job.grid, INTERVAL, make_optimizer)
     labels, index = torch.zeros(len(job.x_0), 0, dtype=torch.int64), torch.arange(len(job.x_0))
     parts = (tensor.cpu().split(setting.batch) for tensor in (job.x_0, job.x_T, labels, index, job.pred_x0))
-    loader = torch.utils.data.DataLoader([LatentBatch(*p) for p in zip(*parts, strict=True)], batch_size=None)  # type: ignore[arg-type]
+    batches = [LatentBatch(*p[:4], pred_x0=p[4] if keep else None) for p in zip(*parts, strict=True)]
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     trainer = Trainer(
         accelerator="gpu" if job.device.type == "cuda" else "cpu",
         devices=1,
@@ -208,6 +216,16 @@ def edit_ours(job: Job, setting: Setting) -> tuple[torch.Tensor, float]:
     return clock(work)
 
 
+#: What is done with P_t.
+WAYS = {True: "P_t kept", False: "no P_t"}
+#: Kind of work -> whether P_t is kept (``None``: it plays no part), the reference's loop and ours.
+LOOPS = {
+    "inversion": [(keep, invert_reference, partial(invert_ours, keep=keep)) for keep in WAYS],
+    "training": [(keep, train_reference, partial(train_ours, keep=keep)) for keep in WAYS],
+    "editing": [(None, edit_reference, edit_ours)],
+}
+
+
 def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product, the best of five."""
     a = torch.randn(PEAK_EDGE, PEAK_EDGE, device=device, dtype=dtype)
@@ -226,8 +244,8 @@ def count(job: Job, work: Callable[[], Any]) -> tuple[int, int]:
 
 def compare(
     job: Job, name: str, theirs: Callable[..., Any], ours: Callable[..., Any], settings: Sequence[Setting]
-) -> None:
-    """Print the rows of one kind of work."""
+) -> dict[Setting | None, float]:
+    """Print the rows of one kind of work; seconds by setting, of the reference by ``None``."""
     pictures = len(job.x_0) * (len(STRENGTHS) if name == "editing" else 1)
     works = {None: partial(theirs, job)} | {setting: partial(ours, job, setting) for setting in settings}
     counts = {setting: count(job, work) for setting, work in works.items()}  # also warms up
@@ -237,18 +255,22 @@ def compare(
         for bf16, dtype in ((False, torch.float32), (True, torch.bfloat16)):
             peaks[bf16] = max(peaks[bf16], measure_peak(job.device, dtype))
     wanted, baseline = rounds[0][None][0], min(outcomes[None][1] for outcomes in rounds)
+    best = {setting: min(outcomes[setting][1] for outcomes in rounds) for setting in works}
     for setting, (flops, passes) in counts.items():
-        result, seconds = rounds[0][setting][0], min(outcomes[setting][1] for outcomes in rounds)
+        result, seconds = rounds[0][setting][0], best[setting]
         peak = peaks[setting is not None and setting.bf16]
-        comparable = name != "training" or setting is None or setting.batch == 1  # a batch is another training
+        comparable = (
+            not name.startswith("training") or setting is None or setting.batch == 1
+        )  # a batch is another training
         off = f"{(result - wanted).abs().mean() / wanted.abs().mean():.0e}" if comparable else "other"
         row = (name, str(setting or "reference"), f"{pictures / seconds:.3g}", f"{passes / seconds:.3g}")
         row += (f"{flops / seconds / 1e12:.3g}", f"{flops / seconds / peak:.0%}", f"{baseline / seconds:.2f}", off)
         print_row(row)
+    return best
 
 
 def print_row(row: Sequence[str]) -> None:
-    widths = (10, 38, 10, 10, 9, 9, 7, 8)
+    widths = (24, 16, 10, 10, 9, 9, 7, 8)
     print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
 
 
@@ -260,7 +282,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--work", nargs="+", default=["inversion", "training", "editing"])
+    parser.add_argument("--work", nargs="+", default=["inversion", "training", "editing"], choices=LOOPS)
     chosen = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -271,13 +293,18 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{chosen.model}, {chosen.images} images, {chosen.steps} steps, {where}, torch {torch.__version__}")
     print_row(("work", "setting", "images/s", "passes/s", "TFLOP/s", "of peak", "ratio", "differs"))
-    loops = {
-        "inversion": (invert_reference, invert_ours),
-        "training": (train_reference, train_ours),
-        "editing": (edit_reference, edit_ours),
-    }
-    for name in chosen.work:
-        compare(job, name, *loops[name], settings)
+    found = {}
+    for work in chosen.work:
+        for keep, theirs, ours in LOOPS[work]:
+            name = work if keep is None else f"{work}, {WAYS[keep]}"
+            found[name] = compare(job, name, theirs, ours, settings)
+    if {"inversion", "training"} <= set(chosen.work):
+        for way in WAYS.values():
+            inversion, training = found[f"inversion, {way}"], found[f"training, {way}"]
+            for setting in training:
+                seconds = [inversion[each] + training[each] for each in (None, setting)]
+                row = ("both, " + way, str(setting or "reference"), f"{len(job.x_0) / seconds[1]:.3g}")
+                print_row((*row, "", "", "", f"{seconds[0] / seconds[1]:.2f}", ""))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.hspace.direction import read_direction
@@ -104,8 +107,36 @@ def read_finished(cfg: DictConfig, run: Path) -> dict[str, float] | None:
     return metrics
 
 
-def begin(cfg: DictConfig, run: Path) -> Path | None:
-    """The checkpoint from which a run goes on, ``None`` for a new run; its settings are in the folder from now on.
+class TakeOver(Callback):
+    """Puts new settings in the place of a run's own when its next state is saved: a start that fails before leaves it.
+
+    Args:
+        cfg: what the run goes on with.
+        run: its folder.
+    """
+
+    def __init__(self, cfg: DictConfig, run: Path) -> None:
+        self.run = run
+        kept = read_settings(run)
+        differs = kept is None or list_differences(kept[0], cfg)
+        self._settings = deepcopy(cfg) if differs else None  # as they are before numbers take the place of auto
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Called by Lightning before it writes the file."""
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Keep the new settings, once, on the first process."""
+        settings, self._settings = self._settings, None
+        if settings is not None and find_rank().number == 0:
+            (self.run / "metrics.json").unlink(missing_ok=True)  # or it would count as finished with what follows
+            keep_settings(settings, self.run)
+
+
+def begin(cfg: DictConfig, run: Path) -> tuple[Path | None, TakeOver]:
+    """The checkpoint from which a run goes on, ``None`` for a new run; and what will put its settings in the folder.
+
+    Those of a new run are there at once.
 
     Raises:
         ValueError: the folder holds a run of other settings.
@@ -117,13 +148,12 @@ def begin(cfg: DictConfig, run: Path) -> Path | None:
             _check_same(cfg, run)
         else:
             _check_fixed(cfg, run)
-    kept = read_settings(run)
-    if find_rank().number == 0 and (kept is None or list_differences(kept[0], cfg)):
-        (run / "metrics.json").unlink(missing_ok=True)  # or it would count as finished with the settings that follow
-        keep_settings(cfg, run)
+    take_over = TakeOver(cfg, run)
     if there:
         log.info("going on in %s from last.ckpt", run)
-    return checkpoint if there else None
+    else:
+        take_over.take_over()
+    return checkpoint if there else None, take_over
 
 
 def _check_same(cfg: DictConfig, run: Path) -> None:
@@ -133,7 +163,6 @@ def _check_same(cfg: DictConfig, run: Path) -> None:
         return  # found by what Hydra wrote there
     differences = ["it kept no settings.yaml"] if kept is None else list_differences(kept[0], cfg)
     if differences:
-        restore_hydra(run)
         raise RefusedStartError(
             f"{run} holds a run of other settings ({name_differences(differences)}): choose another folder with "
             f"hydra.run.dir=FOLDER, or take its settings; resume={run} goes on with other passes, rates or trainers"
@@ -150,6 +179,17 @@ def _check_fixed(cfg: DictConfig, run: Path) -> None:
             raise RefusedStartError(
                 f"{cfg.resume} was started with another {group}; resume it with its overrides: {overrides}"
             )
+
+
+@contextmanager
+def hydra_goes_back(run: Path) -> Iterator[None]:
+    """Let ``.hydra`` in a run's own folder say what ``settings.yaml`` does, where a start there fails."""
+    try:
+        yield
+    except BaseException:
+        if find_rank().number == 0 and run.resolve() == run_folder().resolve():
+            restore_hydra(run)
+        raise
 
 
 @contextmanager

@@ -27,7 +27,15 @@ from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
 from asyrp_lit.stages.lock import alone_in_folder, hold_folder
 from asyrp_lit.stages.module import build_module
-from asyrp_lit.stages.resume import begin, choose_run, read_batch_size, read_finished, say_how_to_go_on
+from asyrp_lit.stages.resume import (
+    TakeOver,
+    begin,
+    choose_run,
+    hydra_goes_back,
+    read_batch_size,
+    read_finished,
+    say_how_to_go_on,
+)
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
@@ -58,7 +66,7 @@ def invert(cfg: DictConfig) -> None:
         log.info("%s: %d of %d shards are there", store.folder, store.num_shards - len(left), store.num_shards)
 
 
-def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
+def build_trainer(cfg: DictConfig, run: Path, title: str, take_over: TakeOver) -> Trainer:
     """Lightning's trainer with what a run leaves in its folder."""
     loggers: list[Logger] = [make_csv_logger(run)]
     if cfg.logger.wandb is not None:
@@ -74,6 +82,7 @@ def build_trainer(cfg: DictConfig, run: Path, title: str) -> Trainer:
         PreviewGrid(run, cfg.callbacks.preview_images, strengths, title),
         LossCurve(run),
         KeepState(run / "last.ckpt"),
+        take_over,
         EndOnSigterm(),
     ]
     return instantiate(  # type: ignore[no-any-return]
@@ -129,18 +138,19 @@ def run_training(cfg: DictConfig) -> Trained:
         BlockingIOError: another process is at work in its folder.
     """
     run = choose_run(cfg)
-    with hold_folder(run), say_how_to_go_on(run):
+    with hold_folder(run), hydra_goes_back(run), say_how_to_go_on(run):
         metrics = read_finished(cfg, run)
-        return Trained(run, train_in(run, begin(cfg, run), cfg) if metrics is None else metrics)
+        return Trained(run, train_in(run, *begin(cfg, run), cfg) if metrics is None else metrics)
 
 
-def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, float]:
+def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictConfig) -> dict[str, float]:
     """Train in a run folder, from a checkpoint on or anew; the content of metrics.json."""
     check_shared_sizes(cfg)
     begins_anew = checkpoint is None and cfg.method.init_from is not None
     init_from = find_direction(str(cfg.method.init_from)) if begins_anew else None
     attribute, grid, model, sources = build_setup(cfg)
-    write_image_lists(sources, run)
+    if checkpoint is None:
+        write_image_lists(sources, run)
     if cfg.model.domain == AVATARS and attribute.labels is None:
         log.warning(UNJUDGED, attribute.name)
     clip = build_clip(cfg).to(pick_device(cfg))
@@ -155,7 +165,7 @@ def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, f
     train_store = build_store(cfg, model, sources["train"], choose_cached_steps(cfg, grid, interval.t_edit))
     val_store = build_store(cfg, model, sources["val"])
     title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")
-    trainer = build_trainer(cfg, run, title)
+    trainer = build_trainer(cfg, run, title, take_over)
     num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
     find_training_sizes(cfg, module, num_trained, read_batch_size(checkpoint) if checkpoint else None)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
@@ -169,6 +179,8 @@ def train_in(run: Path, checkpoint: Path | None, cfg: DictConfig) -> dict[str, f
             trainer.validate(module, data, verbose=False)
             metrics = read_metrics(trainer)
             if trainer.is_global_zero:
+                take_over.take_over()  # where all passes were done and no state was saved
+                write_image_lists(sources, run)
                 write_results(cfg, module, attribute, run, metrics)
     finally:
         if wandb.run is not None:

@@ -166,32 +166,6 @@ def test_a_folder_with_a_run_of_other_settings_is_refused_and_stays(whole, train
     assert not (whole / "error.log").exists()  # its own run has not failed
 
 
-def read_folder(run):
-    """All that a run keeps, without its logs and without Hydra's note of the last start."""
-    logs = {"error.log", "train.log", ".lock"}
-    files = [path for path in run.rglob("*") if path.is_file() and path.name not in logs]
-    return {path: path.read_bytes() for path in files if not path.parent.name.startswith((".hydra", "log"))}
-
-
-@pytest.mark.parametrize(
-    ("start", "wrong", "message"),
-    [
-        ("run", ["method.optimizer.lr=-1"], "got -1; 5e-4 suits Adam"),
-        ("start", ["method.optimizer.lr=1e38", "method.passes=2"], "the loss became"),
-    ],
-    ids=["refused", "its first batch fails"],
-)
-def test_a_resume_that_saves_no_state_changes_nothing(whole, train, start, wrong, message, tmp_path):
-    run = shutil.copytree(whole, tmp_path / "run")
-    before = read_folder(run)
-    outcome = train(tmp_path / start, f"resume={run}", *wrong)
-    assert outcome.code == 1
-    assert message in outcome.text
-    assert read_folder(run) == before
-    assert OmegaConf.load(run / ".hydra/overrides.yaml") == OmegaConf.load(whole / ".hydra/overrides.yaml")
-    assert "has finished before" in train(run).text
-
-
 def test_a_second_process_is_refused_and_the_first_folder_stays(whole, train, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.1)
     command = [sys.executable, "-c", HOLD, str(whole / ".lock")]

@@ -1,5 +1,7 @@
 """An interruption changes nothing of a training, and what is wrong is not saved."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -126,6 +128,36 @@ def test_a_resumed_run_takes_the_learning_rate_that_it_is_given(tiny, tmp_path):
     tiny.fit(tmp_path, max_epochs=1, callbacks=[KeepState(last)], lr=0.08, lr_decay=0.5)
     resumed = tiny.fit(tmp_path, max_epochs=2, resume=last, lr=0.02, lr_decay=0.5)
     assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == 0.01
+
+
+class Counting(torch.optim.Adam):
+    """Has in its groups what it finds on its way, as Prodigy and the schedule-free optimisers do."""
+
+    def __init__(self, params, lr, weight_decay=0.0, betas=(0.9, 0.999)):
+        super().__init__(params, lr, betas, weight_decay=weight_decay)
+        self.param_groups[0]["k"] = 0
+
+    def step(self, closure=None):
+        self.param_groups[0]["k"] += 1
+        return super().step(closure)
+
+
+def test_a_resumed_run_takes_the_settings_of_the_optimiser_that_it_is_given_and_its_state(tiny, tmp_path):
+    last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "lr": 0.01, "lr_decay": 0.5}
+    tiny.fit(tmp_path, callbacks=[KeepState(last), Kill("on_train_batch_start", 2)], optimizer=Counting, **options)
+    changed = partial(Counting, weight_decay=10.0, betas=(0.1, 0.2))
+    plain, decayed = (tiny.fit(tmp_path, resume=last, optimizer=kind, **options) for kind in (Counting, changed))
+    group = decayed.trainer.optimizers[0].param_groups[0]
+    assert [group[name] for name in ("weight_decay", "betas", "lr", "k")] == [10.0, (0.1, 0.2), 0.005, 6 * STEPS]
+    sizes = [sum(float(w.abs().sum()) for w in tiny.copy_weights(module).values()) for module in (plain, decayed)]
+    assert sizes[1] < 0.99 * sizes[0]
+
+
+def test_settings_that_need_a_state_which_is_not_there_are_refused(tiny, tmp_path):
+    last, adam = tmp_path / "last.ckpt", torch.optim.Adam
+    tiny.fit(tmp_path, callbacks=[KeepState(last), Kill("on_train_batch_start", 2)], optimizer=adam)
+    with pytest.raises(ValueError, match="state has no 'max_exp_avg_sq': resume with its settings as they were"):
+        tiny.fit(tmp_path, resume=last, optimizer=partial(adam, amsgrad=True))
 
 
 def test_weights_of_another_direction_are_refused(tiny):

@@ -84,7 +84,7 @@ def build_module(
         loss,
         grid,
         interval,
-        instantiate(method.optimizer),
+        instantiate(method.optimizer, _convert_="all"),  # its settings are saved, as plain values
         method.lr_decay,
         method.lr_final,
         method.stagger,

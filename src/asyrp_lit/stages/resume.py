@@ -30,7 +30,7 @@ from asyrp_lit.training.terminate import Terminated
 
 log = logging.getLogger(__name__)
 
-#: What a training resumed by resume=FOLDER may not change; passes, workers, the optimiser's settings are free.
+#: What a training resumed by resume=FOLDER may not change; more passes, workers, settings of the optimiser are free.
 FIXED = (
     *("attr", "model", "interval", "clip", "data"),
     *(
@@ -42,6 +42,7 @@ FIXED = (
         "method.loss",
         "method.train_strengths",
         "method.init_from",
+        "method.optimizer._target_",
     ),
     "method.calibration.num_images",
     *("latents.kind", "latents.train", "latents.val", "latents.seed"),
@@ -165,7 +166,7 @@ def _check_same(cfg: DictConfig, run: Path) -> None:
     if differences:
         raise RefusedStartError(
             f"{run} holds a run of other settings ({name_differences(differences)}): choose another folder with "
-            f"hydra.run.dir=FOLDER, or take its settings; resume={run} goes on with other passes, rates or trainers"
+            f"hydra.run.dir=FOLDER, or take its settings; resume={run} goes on with more passes, other rates, trainers"
         )
 
 
@@ -208,6 +209,21 @@ def _describe_way(run: Path) -> str:
     if hydra.mode == RunMode.MULTIRUN:
         return f"the same command with hydra.sweep.dir={hydra.sweep.dir} goes on"
     return f"the same command with resume={run} goes on" if (run / "last.ckpt").is_file() else ""
+
+
+def check_passes(checkpoint: Path, passes: int) -> None:
+    """See that there are no fewer passes than a checkpoint has seen.
+
+    Raises:
+        ValueError: there are.
+    """
+    seen = load_whole(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]
+    if passes < seen["started"]:
+        within = " and a part of the next" if seen["processed"] < seen["started"] else ""
+        raise ValueError(
+            f"method.passes must be at least {seen['started']} to go on from {checkpoint}, which has done "
+            f"{seen['processed']}{within}, got {passes}"
+        )
 
 
 def read_batch_size(checkpoint: Path) -> int | None:

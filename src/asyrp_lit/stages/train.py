@@ -30,6 +30,7 @@ from asyrp_lit.stages.module import build_module
 from asyrp_lit.stages.resume import (
     TakeOver,
     begin,
+    check_passes,
     choose_run,
     hydra_goes_back,
     read_batch_size,
@@ -162,6 +163,7 @@ def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictC
     check_objective(cfg, module)
     if checkpoint:
         check_fits(checkpoint, module)
+        check_passes(checkpoint, cfg.method.passes)
     train_store = build_store(cfg, model, sources["train"], choose_cached_steps(cfg, grid, interval.t_edit))
     val_store = build_store(cfg, model, sources["val"])
     title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")

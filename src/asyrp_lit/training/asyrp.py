@@ -1,6 +1,7 @@
 """The LightningModule: trains a direction in h-space of a frozen diffusion model (Asyrp, section 3)."""
 
 from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
 from typing import Any
 
 import torch
@@ -214,7 +215,10 @@ class AsyrpModule(KeepsSlots):
     def _update(self, optimizer: LightningOptimizer) -> None:
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.direction.parameters(), self.grad_clip)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except KeyError as error:  # by a resume with amsgrad, say, which the state knows nothing of
+            raise ValueError(f"the optimiser's state has no {error}: resume with its settings as they were") from error
 
     def _check_finite(self, losses: Tensor) -> None:
         """See that a batch's updates went well, at its end: each look makes a GPU wait, and no save comes before."""
@@ -257,6 +261,15 @@ class AsyrpModule(KeepsSlots):
                 f"{self.interval.t_edit} needs {', '.join(map(str, wanted))}: fill a store for this interval"
             )
 
+    def on_train_start(self) -> None:
+        """Put the optimiser's settings in the place of those that a checkpoint brought along."""
+        super().on_train_start()
+        for optimizer in self.trainer.optimizers:
+            state = optimizer.state_dict()
+            for group, first in zip(state["param_groups"], self._first_groups, strict=True):
+                group.update(first)
+            optimizer.load_state_dict(state)  # which also moves what fused kernels want elsewhere
+
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
         """Set the learning rate from what is done of the run: a resume loses no decay and may change the rate."""
         optimizer = self.optimizers()
@@ -264,11 +277,14 @@ class AsyrpModule(KeepsSlots):
         passes = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         done = passes / max(1, self.trainer.max_epochs or 1)
         factor = self.lr_decay**self.current_epoch * (1 + (self.lr_final - 1) * done)
-        for group, lr in zip(optimizer.param_groups, self._first_lrs, strict=True):
-            group["lr"] = lr * factor
+        for group, first in zip(optimizer.param_groups, self._first_groups, strict=True):
+            group["lr"] = first["lr"] * factor
 
     def configure_optimizers(self) -> Optimizer:
         """The optimiser over the direction alone."""
         optimizer = self.make_optimizer(self.direction.parameters())
-        self._first_lrs = [group["lr"] for group in optimizer.param_groups]
+        settings = {"lr", *signature(type(optimizer)).parameters} - {"params"}  # groups may hold state as well
+        self._first_groups = [
+            {name: value for name, value in group.items() if name in settings} for group in optimizer.param_groups
+        ]
         return optimizer

@@ -1,0 +1,131 @@
+"""What a run that goes on with other settings, by resume=FOLDER, takes over, refuses and leaves as it was."""
+
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from asyrp_lit.training.state import KeepState
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Where all runs are, so that they share latents."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def train(scripts, outputs):
+    """Train in a folder, few steps on four portraits in two batches: ``train(RUN, *OVERRIDES)``."""
+    common = (*scripts.tiny(outputs), *scripts.portraits, "interval=all", "method.passes=1")
+    return lambda run, *overrides: scripts.run("train.py", *common, f"hydra.run.dir={run}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole(train, outputs):
+    """A run that nothing stopped."""
+    outcome = train(outputs / "whole")
+    assert outcome.code == 0, outcome.text
+    return outputs / "whole"
+
+
+@pytest.fixture(scope="module")
+def twice(whole, train, outputs):
+    """That run, gone on for a second pass."""
+    run = shutil.copytree(whole, outputs / "twice")
+    outcome = train(run, f"resume={run}", "method.passes=2")
+    assert outcome.code == 0, outcome.text
+    assert OmegaConf.load(run / "settings.yaml").settings.method.passes == 2
+    return run
+
+
+@pytest.fixture(scope="module")
+def begun(train, outputs):
+    """A run that Ctrl-C ended after its first batch."""
+    save = KeepState._save
+
+    def save_and_stop(self, trainer):
+        save(self, trainer)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeepState, "_save", save_and_stop)
+        assert train(outputs / "begun").code == 130
+    return outputs / "begun"
+
+
+@pytest.fixture
+def stopped(begun, tmp_path):
+    """A copy of its folder."""
+    return shutil.copytree(begun, tmp_path / "stopped")
+
+
+def read_results(run):
+    return [(run / name).read_bytes() for name in ("glasses.safetensors", "metrics.json")]
+
+
+def read_folder(run):
+    """All that a run keeps, without its logs and without Hydra's note of the last start."""
+    logs = {"error.log", "train.log", ".lock"}
+    files = [path for path in run.rglob("*") if path.is_file() and path.name not in logs]
+    return {path: path.read_bytes() for path in files if not path.parent.name.startswith((".hydra", "log"))}
+
+
+@pytest.mark.parametrize(
+    ("start", "wrong", "message"),
+    [
+        ("run", ["method.optimizer.lr=-1"], "got -1; 5e-4 suits Adam"),
+        ("start", ["method.optimizer.lr=1e38", "method.passes=2"], "the loss became"),
+    ],
+    ids=["refused", "its first batch fails"],
+)
+def test_a_resume_that_saves_no_state_changes_nothing(whole, train, start, wrong, message, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = read_folder(run)
+    outcome = train(tmp_path / start, f"resume={run}", *wrong)
+    assert outcome.code == 1
+    assert message in outcome.text
+    assert read_folder(run) == before
+    assert OmegaConf.load(run / ".hydra/overrides.yaml") == OmegaConf.load(whole / ".hydra/overrides.yaml")
+    assert "has finished before" in train(run).text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("method.optimizer._target_=torch.optim.SGD", "was started with another method.optimizer._target_; resume it"),
+        ("method.passes=1", r"method.passes must be at least 2 to go on from RUN/last.ckpt, which has done 2, got 1"),
+    ],
+)
+def test_a_finished_run_goes_on_neither_with_another_optimiser_nor_to_fewer_passes(
+    twice, train, tmp_path, change, message
+):
+    run = twice
+    before = read_results(run)
+    outcome = train(tmp_path, f"resume={run}", "method.passes=2", change)
+    assert outcome.code == 1
+    assert message.replace("RUN", str(run)) in outcome.text
+    assert "Traceback" not in outcome.text
+    assert read_results(run) == before
+
+
+def test_a_run_goes_on_with_the_settings_of_the_optimiser_that_its_folder_names(stopped, whole, train, tmp_path):
+    changes = ("+method.optimizer.weight_decay=10", "+method.optimizer.betas=[0.1,0.2]")
+    outcome = train(tmp_path / "start", f"resume={stopped}", *changes)
+    assert outcome.code == 0, outcome.text
+    group = torch.load(stopped / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"][0]
+    named = OmegaConf.load(stopped / "settings.yaml").settings.method.optimizer
+    assert (named.weight_decay, list(named.betas)) == (group["weight_decay"], list(group["betas"])) == (10, [0.1, 0.2])
+    assert read_results(stopped)[0] != read_results(whole)[0]
+
+
+def test_a_run_stopped_within_its_second_pass_does_not_end_with_one(stopped, train, tmp_path):
+    state = torch.load(stopped / "last.ckpt", weights_only=True)
+    progress = state["loops"]["fit_loop"]["epoch_progress"]["current"]
+    progress.update({name: value + 1 for name, value in progress.items()})
+    torch.save(state, stopped / "last.ckpt")
+    outcome = train(tmp_path / "start", f"resume={stopped}")
+    assert outcome.code == 1
+    assert "method.passes must be at least 2" in outcome.text
+    assert "which has done 1 and a part of the next, got 1" in outcome.text

@@ -1,4 +1,7 @@
-"""Two processes train together and one fails; ``train_and_fail.py`` is what they run."""
+"""Processes that are started together: one run folder, what the first writes, and one that fails.
+
+``train_and_fail.py`` is what those run of which one fails.
+"""
 
 import os
 import signal
@@ -6,15 +9,66 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from omegaconf import OmegaConf
+from torch.distributed import TCPStore
 
+from asyrp_lit.data.random_latents import RandomLatents
+from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.stages import guard
+from asyrp_lit.stages.interval import build_interval
+from asyrp_lit.stages.latents import write_image_lists
+from asyrp_lit.stages.launch import name_start
 
 SCRIPT = Path(__file__).with_name("train_and_fail.py")
 DDP = ("trainer.devices=2", "+trainer.strategy=ddp", "+trainer.use_distributed_sampler=false")
 #: What gloo says when a process has ended.
 LOST = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:27024"
+#: Through a shell, so that the second process starts in another second.
+LATE = ("sh", "-c", 'sleep "$((3 * RANK))"; exec "$@"', "sh", sys.executable)
+
+
+def test_processes_of_torchrun_have_one_name(monkeypatch):
+    server = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    variables = {"MASTER_ADDR": "localhost", "MASTER_PORT": server.port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    variables |= {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0}
+    assert name_start("%f") != name_start("%f")  # microseconds: alone each start has its own
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    assert name_start("%Y %f") == name_start("%Y %f") != name_start("%f")
+
+
+def test_tasks_of_srun_have_the_name_of_their_job_and_step(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_ID", "3")
+    assert name_start("%Y").isdecimal()
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert name_start("%Y") == "job-7.3"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_image_lists_and_the_curves_of_the_interval_are_written_by_the_first_process(tmp_path, monkeypatch, rank):
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    chosen = {"kind": "lpips", "edit_threshold": 0.33, "boost_threshold": 1.2, "t_start": 1000}
+    parts = {"interval": chosen, "model": {"image_size": 256}, "data": {"curves": "celeba"}}
+    model, source, grid = mock.Mock(spec=HSpaceUNet), RandomLatents("val", 2, 16, 0), tuple(range(0, 1000, 25))
+    interval = build_interval(OmegaConf.create(parts), model, source, grid, 0.8, tmp_path)
+    assert interval.t_edit > interval.t_boost > 0
+    write_image_lists({"val": source}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == ({"interval.png", "images-val.txt"} if rank == 0 else set())
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_that_start_in_different_seconds_train_in_one_folder(scripts, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python")
+    options = (*scripts.tiny(tmp_path), *scripts.portraits, "interval=all", "method.passes=1", *DDP)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*torchrun, *LATE, scripts.root / "train.py", *options, "method.batch_size=1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("train/*/*/*"))) == 1
+    assert len(list(tmp_path.glob("train/*/*/*/metrics.json"))) == 1
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
 """The stages behind the scripts: the only room that sees ``cfg``."""
 
+from omegaconf import OmegaConf
+
 from asyrp_lit.stages.directions import directions
 from asyrp_lit.stages.discover import discover
 from asyrp_lit.stages.edit import edit
 from asyrp_lit.stages.judge import check_texts, evaluate
+from asyrp_lit.stages.launch import name_start
 from asyrp_lit.stages.measure_interval import measure_interval
 from asyrp_lit.stages.pretrain import export, pretrain
 from asyrp_lit.stages.sweep_report import sweep_report
@@ -24,3 +27,6 @@ __all__ = [
     "train",
     "weights",
 ]
+
+# ``${start:%H-%M-%S}`` in names of run folders; Hydra's own ``now`` is another in every process.
+OmegaConf.register_new_resolver("start", name_start, use_cache=True, replace=True)

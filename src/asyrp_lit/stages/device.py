@@ -42,10 +42,11 @@ class Rank(NamedTuple):
 
 def find_rank() -> Rank:
     """Which process this is, of those that torchrun, srun or Lightning started; ``Rank()`` where it is alone."""
-    for kind in (TorchElasticEnvironment, SLURMEnvironment):
-        if kind.detect():
-            environment = kind()
-            return Rank(environment.global_rank(), environment.world_size(), environment.local_rank())
+    if TorchElasticEnvironment.detect():
+        environment = TorchElasticEnvironment()
+        return Rank(environment.global_rank(), environment.world_size(), environment.local_rank())
+    if SLURMEnvironment.detect():  # not asked itself: it takes --ntasks-per-node alone, as training does
+        return Rank(*(int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
     local = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning's own processes, on one machine
     return Rank(local, int(os.environ.get("WORLD_SIZE", local + 1)), local)
 

@@ -15,7 +15,7 @@ from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.plots.curves import draw_lpips_curves
 from asyrp_lit.plots.save import save_figure
-from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.device import find_rank, pick_device
 from asyrp_lit.stages.latents import open_images
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def check_edits(interval: Interval, grid: tuple[int, ...]) -> Interval:
 def build_interval(
     cfg: DictConfig, model: HSpaceUNet, source: LatentSource, grid: tuple[int, ...], cos_text: float, run: Path
 ) -> Interval:
-    """The interval, and where it is from LPIPS curves their picture in the run folder.
+    """The interval, and where it is from LPIPS curves their picture in the run folder, by the first process.
 
     Raises:
         ValueError: the kind does not exist, or nothing lies in the interval.
@@ -91,6 +91,8 @@ def build_interval(
     curves = choose_curves(cfg, model, source, grid)
     t_edit, t_boost, _ = choose_interval(curves, cos_text, chosen.edit_threshold, chosen.boost_threshold)
     interval = check_edits(check_interval(t_edit, t_boost, chosen.t_start), grid)
+    if find_rank().number:
+        return interval
     figure = draw_lpips_curves(
         curves.timesteps,
         curves.pred_x0,

@@ -59,7 +59,9 @@ def build_sources(cfg: DictConfig, attribute: Attribute) -> dict[str, LatentSour
 
 
 def write_image_lists(sources: dict[str, LatentSource], run: Path) -> None:
-    """Which images each split has, one key a line, into the run folder."""
+    """Which images each split has, one key a line, into the run folder, by the first process."""
+    if find_rank().number:
+        return
     for split, source in sources.items():
         lines = "".join(f"{key}\n" for key in source.keys)
         write_atomically(run / f"images-{split}.txt", lines.encode(errors="surrogateescape"))

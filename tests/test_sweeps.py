@@ -118,6 +118,21 @@ def test_optuna_goes_on_after_a_trial_that_fails(sweep, tmp_path):
     assert set(states) == {True, False}
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["no storage", "storage"])
+def test_a_search_draws_its_trials_again_and_one_with_a_storage_new_ones(scripts, tmp_path, monkeypatch, is_kept):
+    drawn = []
+    monkeypatch.setattr("asyrp_lit.stages.train", lambda cfg: drawn.append(cfg.judged) or (cfg.judged, 1 / cfg.judged))
+    kept = (f"hydra.sweeper.storage=sqlite:///{tmp_path}/search.db", "hydra.sweeper.study_name=smile")
+    options = ("hydra.sweeper.n_trials=2", *(kept if is_kept else ()))
+    for start in ("first", "second"):
+        assert scripts.run("train.py", "-m", "search=optuna", *options, f"hydra.sweep.dir={tmp_path / start}").code == 0
+    assert len(drawn) == 4
+    assert len(set(drawn)) == (4 if is_kept else 2)
+    assert is_kept or drawn[:2] == drawn[2:]
+    best = OmegaConf.load(tmp_path / "second/optimization_results.yaml").solutions
+    assert len(best) == (4 if is_kept else 2)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -30,3 +30,6 @@ __all__ = [
 
 # ``${start:%H-%M-%S}`` in names of run folders; Hydra's own ``now`` is another in every process.
 OmegaConf.register_new_resolver("start", name_start, use_cache=True, replace=True)
+# Of a search's sampler: a kept search that goes on would draw its first trials again from a seed, a stopped one without
+# a storage has to.
+OmegaConf.register_new_resolver("seed_unless_kept", lambda storage: 0 if storage is None else None, replace=True)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asyrp_lit.stages.edit_results import folder_name
+
 METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "preservation"}
 
 
@@ -66,6 +68,38 @@ def test_another_image_of_the_same_name_is_refused(edit, files, tmp_path):
     assert outcome.code == 1
     assert "has the pictures of another image named face.png: choose another folder with out=" in outcome.text
     assert (out / "edit.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("sub/face.png", "sub__face.png"),
+        ("a_/b.png", "a/_b.png"),
+        ("a\u2122.png", "a!22.png"),
+        ("x" * 250 + "1.png", "x" * 250 + "2.png"),
+        ("sub/" + "ö" * 125 + ".png", "sub/" + "ö" * 124 + ".png"),
+    ],
+)
+def test_two_keys_never_share_a_folder_and_its_name_fits_a_file_system(keys):
+    names = [folder_name(key).casefold() for key in keys]
+    assert names[0] != names[1]
+    assert max(len(f".grid-{name}.png.12345678.tmp".encode()) for name in names) <= 255
+
+
+def test_ordinary_keys_keep_their_readable_folders():
+    keys = ("a.png", "sub/me_1.png", "my photo #1.jpg", "größe.png")
+    assert [*map(folder_name, keys)] == ["a.png", "sub__me_1.png", "my photo %231.jpg", "größe.png"]
+
+
+def test_images_whose_names_look_alike_keep_their_own_numbers_and_go_on(edit, files, tmp_path):
+    for name, color in (("sub/face.png", "red"), ("sub__face.png", "blue"), (f"{'x' * 250}.png", "green")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), color).save(tmp_path / "photos" / name)
+    command = (f"direction={files['glasses']}", "strength=1", f"images={tmp_path / 'photos'}")
+    for outcome, out in (edit(*command), edit(*command)):
+        assert outcome.code == 0, outcome.text
+        report = json.loads((out / "edit.json").read_text())["images"]
+        assert len({str(verdict) for verdict in report.values()}) == 3
 
 
 def test_other_random_latents_of_the_same_name_are_refused(edit, files):

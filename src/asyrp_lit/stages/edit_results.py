@@ -1,5 +1,6 @@
 """What an edit leaves on disk: pictures of every image, a grid, and every number; goes on where it was stopped."""
 
+import hashlib
 import json
 import logging
 import math
@@ -31,11 +32,22 @@ _METRICS = "metrics.json"
 _SETTINGS = "settings.json"
 #: Settings that change no picture.
 _FREE = ("out", "show", "images", "n", "zoom")
+#: What two keys of one escaped name differ in: ``/`` or ``__``, and how many digits an escape has.
+_SHARED = re.compile(r"__|_/|/_|[^\w\x00-\xff]")
+#: Bytes of an escaped key; a file name may have 255, and some are for the hash and for what is written around it.
+_LONGEST = 200
 
 
 def folder_name(key: str) -> str:
-    """A stable folder name for an image: its key with everything that file systems dislike escaped."""
-    return re.sub(r"[^\w.,=+ -]", lambda found: f"%{ord(found[0]):02x}", key.replace("/", "__"))
+    """A stable folder name for an image, its own: its key with everything that file systems dislike escaped.
+
+    Of keys that could share that name, and of long ones, it ends in ``~``, which no other has, and a hash of the key.
+    """
+    name = re.sub(r"[^\w.,=+ -]", lambda found: f"%{ord(found[0]):02x}", key.replace("/", "__"))
+    if not _SHARED.search(key) and len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}~{digest}"
 
 
 class Results:

@@ -1,6 +1,7 @@
 """``edit.py`` on tiny data: what it writes, how strengths combine, what it goes on with and what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -54,6 +55,40 @@ def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos, rea
     outcome, _ = edit(*common, "strength=2")
     assert outcome.code == 1
     assert "has the pictures of other settings" in outcome.text
+
+
+def test_a_rerun_is_refused_for_what_changes_results_and_for_nothing_else(edit, files, photos, tmp_path):
+    common = (f"images={photos / 'a.jpg'}", "strength=1")
+    _, out = edit(*common, f"direction={files['glasses']}")
+    report = json.loads((out / "edit.json").read_text())
+    assert (report["device"], report["precision"]) == ("cpu", {"latents": "32-true", "edit": "32-true"})
+    assert {"model", "clip", "latents", "trainer", "data"} <= set(report["settings"])
+    for name, override in (
+        ("precision.edit: 32-true there, bf16 asked for", "trainer=cpu_bf16"),
+        ("settings.clip.templates: imagenet there, none asked for", "clip.templates=none"),
+        ("directions: ['glasses ", f"direction={files['beard']}"),
+    ):
+        outcome, _ = edit(*common, f"direction={files['glasses']}", override)
+        assert outcome.code == 1
+        assert f"{out} has the pictures of other settings ({name}" in outcome.text
+    moved = shutil.copy(files["glasses"], tmp_path / "moved.safetensors")
+    free = ("inversion_batch_size=4", "on_bad_image=skip", "channels_last=false", "latents.num_workers=0")
+    outcome, _ = edit(*common, f"direction={moved}", *free, f"paths.averages={tmp_path}")
+    assert outcome.code == 0, outcome.text
+
+
+def test_a_folder_of_an_earlier_version_goes_on(edit, files, photos):
+    common = (f"direction={files['glasses']}", f"images={photos / 'a.jpg'}", "strength=1")
+    _, out = edit(*common)
+    kept = json.loads((out / "settings.json").read_text())
+    for name in ("device", "precision", "mask_sha256"):
+        del kept[name]
+    for name in ("model", "clip", "paths", "data", "latents", "interval", "trainer", "callbacks", "method", "zoom"):
+        del kept["settings"][name]
+    (out / "settings.json").write_text(json.dumps(kept))
+    assert edit(*common)[0].code == 0
+    (out / "settings.json").write_text(json.dumps(kept))
+    assert "(settings.seed: 0 there, 1 asked for)" in edit(*common, "seed=1")[0].text
 
 
 def test_another_image_of_the_same_name_is_refused(edit, files, tmp_path):

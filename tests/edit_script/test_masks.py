@@ -28,6 +28,18 @@ def test_a_mask_keeps_what_is_black(edit, files, photos, tmp_path, read):
     assert change[:, :16].mean() > 2 * change[:, 16:].mean()
 
 
+def test_another_mask_of_the_same_name_is_refused_and_one_that_moved_is_not(edit, files, photos, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.new("L", (40, 40), 255).save(mask)
+    common = (f"direction={files['glasses']}", f"images={photos / 'a.jpg'}", "strength=1")
+    assert edit(*common, f"where={mask}")[0].code == 0
+    assert edit(*common, f"where={mask.rename(tmp_path / 'moved.png')}")[0].code == 0
+    Image.new("L", (40, 40), 99).save(mask)
+    outcome, _ = edit(*common, f"where={mask}")
+    assert outcome.code == 1
+    assert "has the pictures of other settings (mask_sha256: " in outcome.text
+
+
 @pytest.fixture(scope="module")
 def pullback(files, tmp_path_factory):
     """A direction that moves x_t, for the tiny network."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,17 +21,24 @@ from asyrp_lit.plots.grid import draw_grid, tile, to_pixels
 from asyrp_lit.plots.matrix import draw_matrix
 from asyrp_lit.plots.save import save_figure
 from asyrp_lit.shapes import Edits, Images
+from asyrp_lit.stages.device import get_precision, pick_device
 from asyrp_lit.stages.edit_directions import NamedDirection
 from asyrp_lit.stages.edit_images import Latents
 from asyrp_lit.stages.edit_judge import Verdicts
 from asyrp_lit.stages.guard import write_json
+from asyrp_lit.stages.settings import FREE, list_differences, name_differences
 
 log = logging.getLogger(__name__)
 
 _METRICS = "metrics.json"
 _SETTINGS = "settings.json"
-#: Settings that change no picture.
-_FREE = ("out", "show", "images", "n", "zoom")
+#: Settings that change nothing of an image's results, but for rounding, or whose outcome is compared in their place.
+_FREE_SETTINGS = (
+    *(*FREE, "out", "show", "images", "n", "on_bad_image", "channels_last", "compile"),
+    *("data", "latents", "method", "interval", "trainer", "callbacks", "objective", "judged"),
+    *("direction", "average_images", "model.build", "model.weights", "model.max_eps_error"),
+)
+_FREE = ("device", *(f"settings.{name}" for name in _FREE_SETTINGS))
 #: What two keys of one escaped name differ in: ``/`` or ``__``, and how many digits an escape has.
 _SHARED = re.compile(r"__|_/|/_|[^\w\x00-\xff]")
 #: Bytes of an escaped key; a file name may have 255, and some are for the hash and for what is written around it.
@@ -86,15 +93,17 @@ class Results:
         self._claim_folder()
 
     def _describe(self, directions: Sequence[NamedDirection]) -> dict[str, Any]:
-        own = OmegaConf.to_container(self.cfg, resolve=True)
-        assert isinstance(own, dict)
-        groups = ("model", "clip", "paths", "data", "latents", "interval", "trainer", "callbacks", "logger", "method")
-        settings = {str(key): value for key, value in own.items() if key not in groups}
+        settings = OmegaConf.to_container(self.cfg, resolve=True)
+        assert isinstance(settings, dict)
+        mask, key = self.cfg.where, self.latents.store.key
         return {
             "settings": settings | {"num_steps": self.cfg.method.num_steps, "t_0": self.cfg.method.t_0},
-            "base_model": self.latents.store.key.base_model,
-            "base_fingerprint": self.latents.store.key.base_fingerprint,
+            "base_model": key.base_model,
+            "base_fingerprint": key.base_fingerprint,
             "clip": self.cfg.clip.name,
+            "device": str(pick_device(self.cfg)),
+            "precision": {"latents": key.precision, "edit": get_precision(self.cfg)},
+            "mask_sha256": mask and hashlib.sha256(Path(mask).expanduser().read_bytes()).hexdigest(),
             "directions": [
                 {
                     "name": d.name,
@@ -110,14 +119,15 @@ class Results:
 
     def _claim_folder(self) -> None:
         path = self.folder / _SETTINGS
-        fixed = {k: v for k, v in self.about["settings"].items() if k not in _FREE}
-        wanted = json.loads(json.dumps({**self.about, "settings": fixed}))
-        if path.is_file() and json.loads(path.read_text()) != wanted:
-            raise ValueError(
-                f"{self.folder} has the pictures of other settings ({path}): choose another folder with out="
-            )
+        if path.is_file():
+            kept = json.loads(path.read_text())
+            if differences := _list_differences(kept, self.about):
+                raise ValueError(
+                    f"{self.folder} has the pictures of other settings ({name_differences(differences)}): "
+                    "choose another folder with out="
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
+        write_json(path, self.about)
 
     def place(self, key: str) -> Path:
         """The folder of an image."""
@@ -193,6 +203,16 @@ class Results:
     def _read(self, keys: Sequence[str], column: str) -> Images:
         paths = [self.place(key) / f"{file_name(column)}.png" for key in keys]
         return from_uint8(torch.stack([_read_png(path) for path in paths]))
+
+
+def _list_differences(kept: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What ``wanted`` would make otherwise; what an earlier version did not keep is not compared."""
+    there, asked = (
+        OmegaConf.create({**about, "directions": [f"{d['name']} {d['sha256'][:12]}" for d in about["directions"]]})
+        for about in (kept, wanted)
+    )
+    complete = cast(DictConfig, OmegaConf.merge(asked, there))
+    return list_differences(complete, asked, (*_FREE, "settings.where") if "mask_sha256" in kept else _FREE)
 
 
 def file_name(column: str) -> str:

@@ -1,7 +1,7 @@
 """What a run was started with, kept in its folder: Hydra overwrites ``.hydra`` at every later start there."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,10 +107,10 @@ def restore_hydra(run: Path) -> None:
         write_atomically(run / ".hydra" / name, OmegaConf.to_yaml(content).encode())
 
 
-def list_differences(there: DictConfig, asked: DictConfig) -> list[str]:
-    """Settings, other than the ``FREE`` ones, in which a run differs from what is asked for; a text each."""
+def list_differences(there: DictConfig, asked: DictConfig, free: Sequence[str] = FREE) -> list[str]:
+    """Settings, other than the ``free`` ones, in which a run differs from what is asked for; a text each."""
     old, new = (dict(_flatten(OmegaConf.to_container(cfg, resolve=False))) for cfg in (there, asked))
-    keys = [key for key in sorted(old.keys() | new.keys()) if not f"{key}.".startswith(tuple(f"{k}." for k in FREE))]
+    keys = [key for key in sorted(old.keys() | new.keys()) if not f"{key}.".startswith(tuple(f"{k}." for k in free))]
     return [
         f"{key}: {old.get(key, 'not set')} there, {new.get(key, 'not set')} asked for"
         for key in keys

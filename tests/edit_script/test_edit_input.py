@@ -56,6 +56,26 @@ def test_wrong_input_ends_with_one_message(edit, files, tmp_path, overrides, mes
     assert not out.exists()
 
 
+def test_results_below_the_images_are_not_edited_by_a_rerun(edit, files, tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "me.png")
+    command = (f"direction={files['glasses']}", "strength=1", f"images={tmp_path}")
+    for out in ("edited", "edited", "set/again"):
+        outcome, folder = edit(*command, out=out)
+        assert outcome.code == 0, outcome.text
+        assert [path.name for path in (folder / "images").iterdir()] == ["me.png"]
+
+
+@pytest.mark.parametrize("place", ["photos", "photos/images"])
+def test_results_among_the_images_are_refused(edit, files, tmp_path, place):
+    images = tmp_path / place
+    images.mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(images / "me.png")
+    outcome, _ = edit(f"direction={files['glasses']}", f"images={images}", out="photos")
+    assert outcome.code == 1
+    assert f"choose another folder, such as out={images / 'edited'}" in outcome.text
+    assert [*images.iterdir()] == [images / "me.png"]
+
+
 def test_a_strength_beyond_all_numbers_leaves_no_picture(edit, files, photos):
     outcome, out = edit(f"direction={files['glasses']}", f"images={photos}", "strength=[1,1e30]")
     assert outcome.code == 1

@@ -14,18 +14,32 @@ _COMMON = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".
 SUFFIXES = tuple(suffix for suffix in _COMMON if suffix in Image.registered_extensions())
 
 
+#: What ``edit.py`` writes into the folder of its results before any picture, and a word in it.
+RESULTS, _OF_EDIT = "settings.json", '"base_fingerprint"'
+
+
+def _is_walked(folder: Path) -> bool:
+    """Whether images may lie there: not in hidden folders, nor in results of ``edit.py``, which no rerun edits."""
+    if folder.name.startswith("."):
+        return False
+    about = folder / RESULTS
+    return not (about.is_file() and _OF_EDIT in about.read_text(errors="replace"))
+
+
 def _walk_files(folder: Path) -> Iterator[Path]:
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if real in seen else sorted(name for name in folders if _is_walked(Path(parent, name)))
         if real not in seen:
             yield from (Path(parent, name) for name in files if not name.startswith("."))
         seen.add(real)
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files below a folder in natural order (``2.png`` before ``10.png``); hidden files and folders are ignored.
+    """Image files below a folder in natural order (``2.png`` before ``10.png``).
+
+    Hidden files and folders are ignored, and so are folders below that have the results of ``edit.py``.
 
     Args:
         folder: searched at any depth through links; a file gives itself, whatever its suffix.
@@ -58,7 +72,7 @@ class ImageFolder(EncodedImages):
     def _list_keys(self, stop: int | None) -> list[str]:
         if paths := list_images(self.path):
             return [path.relative_to(self._base).as_posix() for path in paths[:stop]]
-        accepted = f"accepted are files {' '.join(SUFFIXES)}, or an LMDB (data.mdb)"
+        accepted = f"accepted are files {' '.join(SUFFIXES)}, or an LMDB (data.mdb); results of edit.py are left out"
         raise ValueError(f"folder {self.path} has no images; {accepted}")
 
     def _read(self, key: str) -> bytes:

@@ -17,7 +17,7 @@ from asyrp_lit.plots.animate import FORMATS
 from asyrp_lit.stages.build import build_model, check_settings
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.edit_directions import average_directions, build_plan, load_directions
-from asyrp_lit.stages.edit_images import EditBatch, load_mask, open_latents, split_batches
+from asyrp_lit.stages.edit_images import RANDOM, EditBatch, load_mask, open_latents, split_batches
 from asyrp_lit.stages.edit_judge import EditJudge, build_edit_judge
 from asyrp_lit.stages.edit_results import Results
 from asyrp_lit.stages.guard import report_errors, run_folder
@@ -54,11 +54,28 @@ def check_edit_settings(cfg: DictConfig) -> None:
         raise ValueError(f"n must be null or a whole number, 1 or more, got {cfg.n!r}")
 
 
+def choose_folder(cfg: DictConfig) -> Path:
+    """Where the results go.
+
+    Raises:
+        ValueError: the images would lie among them; in a folder below the images they are left out of those.
+    """
+    folder = Path(cfg.out) if cfg.out else run_folder()
+    own = (folder.resolve(), folder.resolve() / "images")
+    if cfg.images not in (None, RANDOM) and Path(cfg.images).expanduser().resolve() in own:
+        raise ValueError(
+            f"the results would lie among the images of {cfg.images}, and be edited themselves by a rerun: choose "
+            f"another folder, such as out={Path(cfg.images) / 'edited'}"
+        )
+    return folder
+
+
 @report_errors
 @alone_in_folder
 def edit(cfg: DictConfig) -> None:
     """Edit images with one direction or several."""
     check_edit_settings(cfg)
+    folder = choose_folder(cfg)
     model = build_model(cfg)
     directions = load_directions(cfg, model)
     names = [direction.name for direction in directions]
@@ -73,7 +90,7 @@ def edit(cfg: DictConfig) -> None:
     cfg = OmegaConf.merge(cfg, {"method": {"num_steps": len(plan.grid)}})  # type: ignore[assignment]
     latents = open_latents(cfg, model, [direction.info for direction in directions])
     judge = build_edit_judge(cfg, directions)
-    results = Results(cfg, Path(cfg.out) if cfg.out else run_folder(), directions, columns, latents)
+    results = Results(cfg, folder, directions, columns, latents)
     frames: list[Combination] = [*make_loop(per_direction, cfg.animate_frames)] if cfg.animate else []
     todo = results.find_todo()
     with (

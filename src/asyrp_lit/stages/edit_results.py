@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from asyrp_lit.data.images import RESULTS
 from asyrp_lit.data.latents import from_uint8
 from asyrp_lit.files import write_atomically
 from asyrp_lit.plots.animate import save_animation
@@ -31,7 +32,6 @@ from asyrp_lit.stages.settings import FREE, list_differences, name_differences
 log = logging.getLogger(__name__)
 
 _METRICS = "metrics.json"
-_SETTINGS = "settings.json"
 #: Settings that change nothing of an image's results, but for rounding, or whose outcome is compared in their place.
 _FREE_SETTINGS = (
     *(*FREE, "out", "show", "images", "n", "on_bad_image", "channels_last", "compile"),
@@ -118,7 +118,7 @@ class Results:
         }
 
     def _claim_folder(self) -> None:
-        path = self.folder / _SETTINGS
+        path = self.folder / RESULTS
         if path.is_file():
             kept = json.loads(path.read_text())
             if differences := _list_differences(kept, self.about):

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import torch
 
 from asyrp_lit.editing.strengths import combine_strengths, make_loop, name_combination, spread_strengths
 
@@ -11,13 +13,21 @@ from asyrp_lit.editing.strengths import combine_strengths, make_loop, name_combi
         (0.7, 2, [(0.7,), (0.7,)]),
         ([1, 0.7], 2, [(1.0,), (0.7,)]),
         ([[0, 1], 2], 2, [(0.0, 1.0), (2.0,)]),
+        (np.float32(1), 1, [(1.0,)]),
+        (torch.tensor(1), 2, [(1.0,), (1.0,)]),
+        (np.linspace(-1, 1, 3), 1, [(-1.0, 0.0, 1.0)]),
+        (torch.tensor([1.0, 0.5]), 2, [(1.0,), (0.5,)]),
+        ([np.array([0, 1]), np.float64(2)], 2, [(0.0, 1.0), (2.0,)]),
     ],
 )
 def test_every_direction_gets_its_strengths(strength, count, expected):
     assert spread_strengths(strength, count) == expected
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), "1", True, None, [1, float("nan")], [[1]]])
+@pytest.mark.parametrize(
+    "strength",
+    [float("nan"), float("inf"), "1", True, None, [1, float("nan")], [[1]], np.array([np.nan]), np.array([True])],
+)
 def test_what_is_no_finite_number_is_refused(strength):
     with pytest.raises(ValueError, match="strength must be finite numbers, got"):
         spread_strengths(strength, 1)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -161,11 +162,56 @@ def test_a_picture_in_memory_is_turned_and_put_on_white(tmp_path):
         (torch.full((1, 3, 32, 32), torch.nan), ValueError, "must be finite"),
         (torch.zeros(0, 3, 32, 32), ValueError, "must be"),
         (Image.new("F", (8, 8)), ValueError, "image that was given cannot be read"),
+        (Image.new("RGB", (0, 5)), ValueError, "it has no pixels, its size is 0 x 5"),
+        (GOLDENS, ValueError, "goldens is a folder: give a file, or a list of files"),
     ],
 )
 def test_what_is_no_image_is_refused(model, images, error, message):
     with pytest.raises(error, match=message):
         asyrp_lit.invert(model, images, num_steps=4)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(model, directions, latents):
+    options = {"num_steps": np.int64(4), "seed": np.arange(3), "batch_size": np.int64(2)}
+    edits = asyrp_lit.edit(model, latents, directions["boosted"], np.linspace(0.5, 1, 2), **options)
+    wanted = asyrp_lit.edit(model, latents, directions["boosted"], [0.5, 1], num_steps=4, seed=[0, 1, 2], batch_size=2)
+    assert torch.equal(edits, wanted)
+    drawn = asyrp_lit.draw_latents(model, np.int64(2), torch.tensor(4), seed=np.int64(3))
+    assert torch.equal(drawn.x_T, asyrp_lit.draw_latents(model, 2, 4, seed=3).x_T)
+
+
+def test_arguments_of_a_wrong_type_are_named(unet, files):
+    """In a process of its own: tests check annotations before the package sees a value."""
+    code = f"""
+        import asyrp_lit
+        model = asyrp_lit.load_model({str(unet)!r})
+        latents = asyrp_lit.draw_latents(model, 1, 4)
+        def edit(images=latents, directions={str(files["smiling"])!r}, **options):
+            asyrp_lit.edit(model, images, directions, **options)
+        calls = [
+            lambda: edit(images=None), lambda: edit(directions=None), lambda: edit(seed="3"), lambda: edit(seed=[1.5]),
+            lambda: asyrp_lit.invert(model, None, 8.0), lambda: edit(num_steps=4.0)]
+        for call in calls:
+            try:
+                call()
+            except (TypeError, ValueError) as error:
+                print(error)
+    """
+    shown = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines() == [
+        "images must be PIL images, paths or one tensor (B, 3, S, S), got NoneType",
+        "directions must be loaded ones, files or names, got NoneType",
+        "seed must be a whole number, or one an image, got '3'",
+        "seed must be a whole number, or one an image, got 1.5",
+        "num_steps must be a whole number, 2 or more, got 8.0",
+        "num_steps must be a whole number, 2 or more, got 4.0",
+    ]
+
+
+def test_a_home_folder_is_found(photos, tmp_path, monkeypatch):
+    photos[0].save(tmp_path / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert torch.equal(asyrp_lit.to_tensor("~/a.png", 32), asyrp_lit.to_tensor(photos[0], 32))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def _crop_and_resize(image: Image.Image, size: int) -> Image.Image:
     """The centred square, resized in one step (the same as short side first, then crop, without the wide image)."""
     width, height = image.size
     short = min(image.size)
+    if not short:
+        raise ValueError(f"it has no pixels, its size is {width} x {height}")
     left, top = (width - short) / 2, (height - short) / 2
     return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
 
@@ -50,7 +52,7 @@ def _crop_and_resize(image: Image.Image, size: int) -> Image.Image:
 def _open(image: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
     if isinstance(image, Image.Image):
         return nullcontext(image)  # the caller's to close
-    return Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+    return Image.open(BytesIO(image) if isinstance(image, bytes) else Path(image).expanduser())
 
 
 def _decode_upright(file: Image.Image, size: int) -> Image.Image:
@@ -83,7 +85,9 @@ def load_image(
         with _open(image) as file:
             upright = ImageOps.exif_transpose(file) if file is image else _decode_upright(file, size)
             pixels = _crop_and_resize(_convert_to_rgb(upright), size)
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except IsADirectoryError as error:
+        raise ValueError(f"image {name} is a folder: give a file, or a list of files") from error
+    except (FileNotFoundError, PermissionError):
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"image {name} has too many pixels ({error}); save a smaller copy") from error

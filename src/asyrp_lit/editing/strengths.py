@@ -3,15 +3,25 @@
 import math
 from collections.abc import Sequence
 from itertools import product
+from numbers import Real
+from typing import Any
 
 #: One number or several.
 Strength = float | int | Sequence[float | int]
 
 
+def to_python(value: Any) -> Any:
+    """Numbers and arrays of numpy and torch as Python's numbers and lists; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _read_numbers(value: object) -> tuple[float, ...]:
-    entries = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    value = to_python(value)
+    entries: list[Any] = (
+        [*map(to_python, value)] if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    )
     for entry in entries:
-        if isinstance(entry, bool) or not isinstance(entry, int | float) or not math.isfinite(entry):
+        if isinstance(entry, bool) or not isinstance(entry, Real) or not math.isfinite(entry):
             raise ValueError(f"strength must be finite numbers, got {entry!r}")
     if not entries:
         raise ValueError("strength names no number; give one or more, such as strength=[0.5,1]")
@@ -23,12 +33,13 @@ def spread_strengths(strength: object, num_directions: int) -> list[tuple[float,
 
     Args:
         strength: for one direction a number or a list; for several a number for all of them, or a list with an entry a
-            direction, each a number or a list.
+            direction, each a number or a list. Arrays of numpy and torch count as lists.
         num_directions: how many.
 
     Raises:
         ValueError: not finite numbers, none, or another number of entries than directions.
     """
+    strength = to_python(strength)
     if num_directions == 1:
         return [_read_numbers(strength)]
     if not isinstance(strength, Sequence) or isinstance(strength, str):

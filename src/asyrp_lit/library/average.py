@@ -1,14 +1,16 @@
 """delta_h averaged over images as a direction of its own: what ``kind=mean`` and ``kind=global`` are to ``edit.py``."""
 
+from typing import SupportsIndex
+
 import torch
 
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.average import average_direction, average_timesteps, describe_average
-from asyrp_lit.library.edit import DirectionInput
+from asyrp_lit.library.edit import DirectionInput, load_directions
 from asyrp_lit.library.images import ImageInput
 from asyrp_lit.library.latents import BATCH_SIZE, Latents, check_count, find_latents, get_device
-from asyrp_lit.library.models import ModelDirection, load_direction
+from asyrp_lit.library.models import ModelDirection
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 
 #: Over images at each timestep, or over timesteps too.
@@ -20,7 +22,7 @@ def average(
     images: ImageInput | Latents,
     direction: DirectionInput,
     kind: str = "mean",
-    batch_size: int = BATCH_SIZE,
+    batch_size: SupportsIndex = BATCH_SIZE,
 ) -> ModelDirection:
     """A direction that is the same for every image: what another proposes, averaged over some (Asyrp, section 5.3).
 
@@ -36,8 +38,8 @@ def average(
     """
     if kind not in AVERAGES:
         raise ValueError(f"kind must be one of {', '.join(AVERAGES)}, got {kind!r}")
-    check_count("batch_size", batch_size)
-    chosen = direction if isinstance(direction, ModelDirection) else load_direction(direction, model)
+    batch_size = check_count("batch_size", batch_size)
+    (chosen,) = load_directions(model, [direction])
     device = get_device(model)
     placed, info = chosen.place_on(model, device)
     latents = find_latents(model, images, info.num_steps, info.num_steps, batch_size)

@@ -1,17 +1,17 @@
 """Edits of pictures in one call: what ``edit.py`` does, on images in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
 from asyrp_lit.editing.plan import edit_latents, make_plan
 from asyrp_lit.editing.seeds import derive_seed
-from asyrp_lit.editing.strengths import combine_strengths, spread_strengths
+from asyrp_lit.editing.strengths import combine_strengths, spread_strengths, to_python
 from asyrp_lit.library.images import ImageInput
-from asyrp_lit.library.latents import BATCH_SIZE, Latents, check_count, find_latents, get_device
+from asyrp_lit.library.latents import BATCH_SIZE, Latents, check_count, check_steps, find_latents, get_device
 from asyrp_lit.library.models import ModelDirection, load_direction
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Edits
@@ -25,9 +25,9 @@ def edit(
     images: ImageInput | Latents,
     directions: DirectionInput | Sequence[DirectionInput],
     strength: object = 1.0,
-    num_steps: int | None = None,
-    seed: int | Sequence[int] = 0,
-    batch_size: int = BATCH_SIZE,
+    num_steps: SupportsIndex | None = None,
+    seed: SupportsIndex | Sequence[SupportsIndex] = 0,
+    batch_size: SupportsIndex = BATCH_SIZE,
     **options: Any,
 ) -> Edits:
     """Edits of images: the pictures that ``edit.py`` makes with the same settings.
@@ -52,11 +52,9 @@ def edit(
         FileNotFoundError, TypeError, ValueError: an argument is not possible; the message says what is.
         FloatingPointError: a strength is so large that the edit overflows.
     """
-    check_count("batch_size", batch_size)
-    wanted = [directions] if isinstance(directions, DirectionInput) else list(directions)
+    batch_size, num_steps = check_count("batch_size", batch_size), check_steps(num_steps)
     device = get_device(model)
-    found = [each if isinstance(each, ModelDirection) else load_direction(each, model) for each in wanted]
-    loaded = [each.place_on(model, device) for each in found]
+    loaded = [each.place_on(model, device) for each in load_directions(model, directions)]
     if num_steps is None and isinstance(images, Latents):
         num_steps = images.num_steps
     plan = make_plan(loaded, num_steps, **options)
@@ -78,13 +76,33 @@ def count_batches(num_images: int, num_combinations: int, batch_size: int = BATC
     return ceil(num_images / size) * ceil(num_combinations / max(2, batch_size // size))
 
 
-def spread_seeds(latents: Latents, seed: int | Sequence[int]) -> list[int]:
+def load_directions(model: HSpaceUNet, directions: DirectionInput | Sequence[DirectionInput]) -> list[ModelDirection]:
+    """One direction or several, those loaded that are named.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_direction``.
+        TypeError: one is something else.
+    """
+    several = isinstance(directions, Iterable) and not isinstance(directions, DirectionInput)
+    wanted: list[Any] = list(directions) if several else [directions]  # type: ignore[arg-type]
+    for each in wanted:
+        if not isinstance(each, DirectionInput):
+            raise TypeError(f"directions must be loaded ones, files or names, got {type(each).__name__}")
+    return [each if isinstance(each, ModelDirection) else load_direction(each, model) for each in wanted]
+
+
+def spread_seeds(latents: Latents, seed: SupportsIndex | Sequence[SupportsIndex]) -> list[int]:
     """The seed of every image's own noise.
 
     Raises:
-        ValueError: another number of seeds than images.
+        ValueError: no whole numbers, or another number of them than images.
     """
-    given = [seed] * len(latents) if isinstance(seed, int) else list(seed)
+    found = to_python(seed)
+    listed = isinstance(found, Sequence) and not isinstance(found, str)
+    given = [*map(to_python, found)] if listed else [found] * len(latents)
+    for each in given:
+        if type(each) is not int:
+            raise ValueError(f"seed must be a whole number, or one an image, got {each!r}")
     if len(given) != len(latents):
         raise ValueError(f"seed must be one number, or one for each of the {len(latents)} images, got {len(given)}")
     return [derive_seed(content, each) for content, each in zip(latents.list_contents(), given, strict=True)]

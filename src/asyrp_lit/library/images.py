@@ -1,6 +1,6 @@
 """Pictures as people have them, in and out: PIL images and tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ def to_tensor(images: ImageInput, size: int) -> Images:
     """
     if isinstance(images, Tensor):
         return _check_tensor(images, size)
-    pictures = [images] if isinstance(images, Picture) else list(images)
+    pictures = list(images) if isinstance(images, Iterable) and not isinstance(images, Picture) else [images]
     if not pictures:
         raise ValueError("there is no image: give a PIL image, a path, a list of them or a tensor")
     for picture in pictures:

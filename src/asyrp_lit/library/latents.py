@@ -1,6 +1,7 @@
 """x_T of pictures, and x_T drawn at random."""
 
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
 import torch
 
@@ -8,6 +9,7 @@ from asyrp_lit.data.latents import to_uint8
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.editing.strengths import to_python
 from asyrp_lit.inversion.invert import invert_images
 from asyrp_lit.library.images import ImageInput, to_tensor
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -41,15 +43,25 @@ class Latents:
         return self.contents or tuple(x.cpu().numpy().tobytes() for x in self.x_T)
 
 
-def check_count(name: str, value: int) -> int:
-    """A number of images.
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """A number of images or steps, also numpy's or torch's, as Python's.
 
     Raises:
-        ValueError: it is no whole number, 1 or more.
+        ValueError: it is no whole number, or less than the least.
     """
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")
-    return value
+    count = to_python(value)
+    if type(count) is not int or count < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    return count
+
+
+def check_steps(num_steps: object) -> int | None:
+    """A number of steps, or ``None``.
+
+    Raises:
+        ValueError: it is no whole number, 2 or more.
+    """
+    return None if num_steps is None else check_count("num_steps", num_steps, 2)
 
 
 def get_device(model: HSpaceUNet) -> torch.device:
@@ -57,7 +69,12 @@ def get_device(model: HSpaceUNet) -> torch.device:
     return next(model.parameters()).device
 
 
-def invert(model: HSpaceUNet, images: ImageInput, num_steps: int = NUM_STEPS, batch_size: int = BATCH_SIZE) -> Latents:
+def invert(
+    model: HSpaceUNet,
+    images: ImageInput,
+    num_steps: SupportsIndex = NUM_STEPS,
+    batch_size: SupportsIndex = BATCH_SIZE,
+) -> Latents:
     """x_T of images by DDIM inversion, ``num_steps - 1`` passes each.
 
     Args:
@@ -70,7 +87,7 @@ def invert(model: HSpaceUNet, images: ImageInput, num_steps: int = NUM_STEPS, ba
         FileNotFoundError, TypeError, ValueError: the images are not what ``to_tensor`` takes.
         FloatingPointError: x_T is not finite.
     """
-    check_count("batch_size", batch_size)
+    batch_size, num_steps = check_count("batch_size", batch_size), check_count("num_steps", num_steps, 2)
     x_0 = to_tensor(images, model.image_size)
     device, grid = get_device(model), make_time_grid(num_steps)
     alphas_cumprod = make_alphas_cumprod().to(device)
@@ -81,19 +98,25 @@ def invert(model: HSpaceUNet, images: ImageInput, num_steps: int = NUM_STEPS, ba
     return Latents(x_T, num_steps, tuple(pixels.numpy().tobytes() for pixels in to_uint8(x_0.cpu())))
 
 
-def draw_latents(model: HSpaceUNet, num_images: int, num_steps: int = NUM_STEPS, seed: int = 0) -> Latents:
+def draw_latents(
+    model: HSpaceUNet, num_images: SupportsIndex, num_steps: SupportsIndex = NUM_STEPS, seed: SupportsIndex = 0
+) -> Latents:
     """x_T drawn at random, of which the model makes pictures itself; the same as those of ``edit.py images=random``.
 
     Raises:
         ValueError: a number is out of range.
     """
-    source = RandomLatents("edit", num_images, model.image_size, seed)
+    num_images, num_steps = check_count("num_images", num_images), check_count("num_steps", num_steps, 2)
+    source = RandomLatents("edit", num_images, model.image_size, check_count("seed", seed, 0))
     x_T = torch.stack([source[index].x_T for index in range(num_images)])
     return Latents(x_T.to(get_device(model)), num_steps, tuple(key.encode() for key in source.keys))
 
 
 def reconstruct(
-    model: HSpaceUNet, images: ImageInput | Latents, num_steps: int | None = None, batch_size: int = BATCH_SIZE
+    model: HSpaceUNet,
+    images: ImageInput | Latents,
+    num_steps: SupportsIndex | None = None,
+    batch_size: SupportsIndex = BATCH_SIZE,
 ) -> Edits:
     """The images that latents are of, without any edit: plain inversion and back; of drawn latents the model's samples.
 
@@ -109,7 +132,7 @@ def reconstruct(
     Raises:
         ValueError: the latents took another number of steps, or as for ``invert``.
     """
-    check_count("batch_size", batch_size)
+    batch_size, num_steps = check_count("batch_size", batch_size), check_steps(num_steps)
     latents = find_latents(model, images, num_steps, NUM_STEPS, batch_size)
     device, grid = get_device(model), make_time_grid(latents.num_steps)
     alphas_cumprod = make_alphas_cumprod().to(device)

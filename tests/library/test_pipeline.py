@@ -220,7 +220,11 @@ def test_another_schedule_or_network_is_refused(model):
         ({"direction": None}, r"must name one of smiling, glasses, boosted; pipe\.reconstruct"),
         ({"output_type": "latent"}, "output_type must be one of pil, np, pt"),
         ({"strength": float("inf")}, "strength must be finite numbers"),
-        ({"num_inference_steps": 0}, "num_steps must be 2 to"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number, 2 or more, got 0"),
+        ({"num_inference_steps": 2000}, "num_steps must be 2 to"),
+        ({"batch_size": 3}, "batch_size is how many samples to draw where no image is given, got 3 and an image"),
+        ({"image": None, "direction": None, "t_boost": 500}, "t_boost needs a direction: name one of smiling"),
+        ({"image": None, "direction": None, "strength": [1, 2, 3]}, "strength needs a direction: name one of smiling"),
         ({"t_edit": 1000}, "no step edits"),
         ({"images_per_pass": 0}, "images_per_pass must be a whole number, 1 or more, got 0"),
         ({"image": None, "batch_size": 0}, "batch_size must be a whole number, 1 or more, got 0"),
@@ -231,6 +235,12 @@ def test_another_schedule_or_network_is_refused(model):
 def test_an_impossible_call_is_refused(pipe, photos, options, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{"image": photos[0], "direction": "smiling", **options})
+
+
+@pytest.mark.parametrize("direction", [None, "smiling"])
+def test_an_option_that_does_not_exist_is_refused(pipe, direction):
+    with pytest.raises(TypeError, match="there is no option guidance_scale; options are t_edit, t_boost"):
+        pipe(direction=direction, num_inference_steps=4, guidance_scale=7)
 
 
 def test_names_and_dtypes_that_cannot_be_are_refused(pipe, files):

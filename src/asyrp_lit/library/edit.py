@@ -18,6 +18,8 @@ from asyrp_lit.shapes import Edits
 
 #: A direction that is loaded, a direction file, or the name of an embedded one.
 DirectionInput = ModelDirection | str | Path
+#: What ``edit`` and a pipeline's call pass on to ``make_plan``.
+OPTIONS = ("t_edit", "t_boost", "t_start", "normalise", "own_intervals", "process", "mask")
 
 
 def edit(
@@ -52,6 +54,7 @@ def edit(
         FileNotFoundError, TypeError, ValueError: an argument is not possible; the message says what is.
         FloatingPointError: a strength is so large that the edit overflows.
     """
+    check_options(options)
     batch_size, num_steps = check_count("batch_size", batch_size), check_steps(num_steps)
     device = get_device(model)
     loaded = [each.place_on(model, device) for each in load_directions(model, directions)]
@@ -68,6 +71,16 @@ def edit(
         edits = edit_latents(model, x_T, plan, combinations, seeds[first : first + size], batch_size)
         blocks.append(edits.reshape(len(combinations), len(x_T), *x_T.shape[1:]))
     return torch.cat(blocks, dim=1).flatten(0, 1)
+
+
+def check_options(options: Iterable[str]) -> None:
+    """See that options exist.
+
+    Raises:
+        TypeError: one does not.
+    """
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise TypeError(f"there is no option {', '.join(unknown)}; options are {', '.join(OPTIONS)}")
 
 
 def count_batches(num_images: int, num_combinations: int, batch_size: int = BATCH_SIZE) -> int:

@@ -55,13 +55,13 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     return count
 
 
-def check_steps(num_steps: object) -> int | None:
+def check_steps(num_steps: object, name: str = "num_steps") -> int | None:
     """A number of steps, or ``None``.
 
     Raises:
         ValueError: it is no whole number, 2 or more.
     """
-    return None if num_steps is None else check_count("num_steps", num_steps, 2)
+    return None if num_steps is None else check_count(name, num_steps, 2)
 
 
 def get_device(model: HSpaceUNet) -> torch.device:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -11,9 +11,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from asyrp_lit.editing.plan import make_plan
 from asyrp_lit.editing.strengths import combine_strengths, spread_strengths
 from asyrp_lit.hspace.direction import IMAGE_CHANNELS
-from asyrp_lit.library.edit import count_batches, edit
+from asyrp_lit.library.edit import check_options, count_batches, edit
 from asyrp_lit.library.images import to_tensor
-from asyrp_lit.library.latents import BATCH_SIZE, NUM_STEPS, Latents, check_count, invert, reconstruct
+from asyrp_lit.library.latents import BATCH_SIZE, NUM_STEPS, Latents, check_count, check_steps, invert, reconstruct
 from asyrp_lit.library.parts import PipelineParts
 from asyrp_lit.library.pixels import PipelineInput, PipelineOutput, check_output_type, read_pixels, show_pixels
 
@@ -43,12 +43,12 @@ class AsyrpPipeline(PipelineParts):
         image: PipelineInput | Latents | None = None,
         direction: str | Sequence[str] | None = None,
         strength: object = 1.0,
-        num_inference_steps: int | None = None,
-        batch_size: int = 1,
+        num_inference_steps: SupportsIndex | None = None,
+        batch_size: SupportsIndex = 1,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        images_per_pass: int = BATCH_SIZE,
+        images_per_pass: SupportsIndex = BATCH_SIZE,
         **options: Any,
     ) -> ImagePipelineOutput | tuple[PipelineOutput]:
         """Edit images; without images edit the model's own samples, and without a direction too just sample.
@@ -60,24 +60,27 @@ class AsyrpPipeline(PipelineParts):
             strength: as for ``asyrp_lit.edit``; lists give an edit for every combination, all images of the first
                 combination before those of the second.
             num_inference_steps: of inversion and generation; ``None`` for those of the training, or 40 for samples.
-            batch_size: how many samples, where no image is given.
+            batch_size: how many samples; 1 where images are given.
             generator: of the samples and the boosting noise, one or one an image; ``None``: samples differ from call to
                 call, and the boosting noise follows from each image alone.
             output_type: ``pil``, ``np`` or ``pt``, the last two in [0, 1].
             return_dict: whether to return an ``ImagePipelineOutput``, or a tuple.
             images_per_pass: about; results depend on it by rounding only.
-            **options: of ``make_plan``, such as ``t_edit`` and ``t_boost``.
+            **options: as for ``asyrp_lit.edit``, such as ``t_edit`` and ``t_boost``; without a direction none.
 
         Raises:
             FileNotFoundError, TypeError, ValueError: an argument is not possible; the message says what is.
         """
         kind = check_output_type(output_type)
-        check_count("batch_size", batch_size)
-        check_count("images_per_pass", images_per_pass)
+        check_options(options)
+        batch_size, images_per_pass = _check_sizes(batch_size, images_per_pass, image is not None)
+        num_inference_steps = check_steps(num_inference_steps, "num_inference_steps")
         chosen = [self.get_direction(name) for name in ([direction] if isinstance(direction, str) else direction or ())]
         if image is not None and not chosen:
             raise ValueError(f"direction must name one of {self.list_names()}; pipe.reconstruct takes none")
         strengths = combine_strengths(spread_strengths(strength, max(1, len(chosen))))
+        if not chosen and (options or strengths != [(1.0,)]):
+            raise ValueError(f"{', '.join(options) or 'strength'} needs a direction: name one of {self.list_names()}")
         steps = NUM_STEPS if num_inference_steps is None else num_inference_steps
         if chosen:  # what cannot be edited is found before any work
             loaded = [found.place_on(self.model, self.device) for found in chosen]
@@ -98,10 +101,14 @@ class AsyrpPipeline(PipelineParts):
 
     @torch.no_grad()
     def invert(
-        self, image: PipelineInput, num_inference_steps: int = NUM_STEPS, images_per_pass: int = BATCH_SIZE
+        self,
+        image: PipelineInput,
+        num_inference_steps: SupportsIndex = NUM_STEPS,
+        images_per_pass: SupportsIndex = BATCH_SIZE,
     ) -> Latents:
         """x_T of images, to be edited more than once without another inversion; arguments as for a call."""
-        check_count("images_per_pass", images_per_pass)
+        images_per_pass = check_count("images_per_pass", images_per_pass)
+        num_inference_steps = check_count("num_inference_steps", num_inference_steps, 2)
         x_0 = to_tensor(read_pixels(image), self.model.image_size)
         with self.compute(ceil(len(x_0) / images_per_pass) * (num_inference_steps - 1)):
             return invert(self.model, x_0, num_inference_steps, images_per_pass)
@@ -110,14 +117,15 @@ class AsyrpPipeline(PipelineParts):
     def reconstruct(
         self,
         image: PipelineInput | Latents,
-        num_inference_steps: int | None = None,
+        num_inference_steps: SupportsIndex | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        images_per_pass: int = BATCH_SIZE,
+        images_per_pass: SupportsIndex = BATCH_SIZE,
     ) -> ImagePipelineOutput | tuple[PipelineOutput]:
         """Plain inversion and back, the most that an edit can keep of an image; arguments as for a call."""
         kind = check_output_type(output_type)
-        check_count("images_per_pass", images_per_pass)
+        images_per_pass = check_count("images_per_pass", images_per_pass)
+        num_inference_steps = check_steps(num_inference_steps, "num_inference_steps")
         steps = NUM_STEPS if num_inference_steps is None else num_inference_steps
         latents = image if isinstance(image, Latents) else self.invert(image, steps, images_per_pass)
         with self.compute(ceil(len(latents) / images_per_pass) * latents.num_steps):
@@ -128,6 +136,20 @@ class AsyrpPipeline(PipelineParts):
         size = self.model.image_size
         x_T = randn_tensor((num_images, IMAGE_CHANNELS, size, size), generator, self.device, torch.float32)
         return Latents(x_T, num_steps)
+
+
+def _check_sizes(batch_size: SupportsIndex, images_per_pass: SupportsIndex, has_images: bool) -> tuple[int, int]:
+    """How many samples, and images per pass.
+
+    Raises:
+        ValueError: they are no whole numbers, 1 or more, or samples are asked for where there are images.
+    """
+    if check_count("batch_size", batch_size) != 1 and has_images:
+        raise ValueError(
+            f"batch_size is how many samples to draw where no image is given, got {batch_size} and an image: leave it "
+            "out; all of a list of images are edited, images_per_pass at a time"
+        )
+    return check_count("batch_size", batch_size), check_count("images_per_pass", images_per_pass)
 
 
 def _draw_seeds(generator: Generators) -> int | list[int]:

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import asyrp_lit
 from asyrp_lit.data.decode import load_image
+from asyrp_lit.editing.mask import read_mask
 from asyrp_lit.editing.plan import edit_latents, make_plan
 from asyrp_lit.hspace.direction import save_direction
 
@@ -71,6 +72,21 @@ def test_an_edit_is_the_picture_of_the_script(script, model, files, photos, tmp_
             written = read(f"{number}.png", f"strength_{strength}")
             assert np.array_equal(written, np.asarray(edits[3 * row + number]))
             assert np.abs(written - read(f"{number}.png", "reconstruction").astype(int)).mean() > 10
+
+
+def test_a_mask_gives_the_picture_of_the_script(script, model, files, photos, tmp_path):
+    half = Image.new("L", (90, 40), 255)
+    half.paste(0, (0, 0, 45, 40))
+    half.save(tmp_path / "half.png")
+    photos[0].save(tmp_path / "a.png")
+    read = script(f"direction={files['smiling']}", f"images={tmp_path / 'a.png'}", f"where={tmp_path / 'half.png'}")
+    latents, strengths = asyrp_lit.invert(model, photos[0], 4), [0, -1, 0.5, 1, 1.5]
+    for where in (half, tmp_path / "half.png"):
+        edits = asyrp_lit.edit(model, latents, files["smiling"], strengths, where=where)
+        assert np.array_equal(read("a.png", "strength_1"), np.asarray(asyrp_lit.to_pil(edits)[3]))
+    mask = read_mask(half, model, "h")
+    assert torch.equal(asyrp_lit.edit(model, latents, files["smiling"], strengths, mask=mask), edits)
+    assert not torch.equal(asyrp_lit.edit(model, latents, files["smiling"], strengths), edits)
 
 
 def test_drawn_latents_are_those_of_the_script(script, model, files):
@@ -190,7 +206,8 @@ def test_arguments_of_a_wrong_type_are_named(unet, files):
             asyrp_lit.edit(model, images, directions, **options)
         calls = [
             lambda: edit(images=None), lambda: edit(directions=None), lambda: edit(seed="3"), lambda: edit(seed=[1.5]),
-            lambda: asyrp_lit.invert(model, None, 8.0), lambda: edit(num_steps=4.0)]
+            lambda: asyrp_lit.invert(model, None, 8.0), lambda: edit(num_steps=4.0),
+            lambda: edit(mask="a.png"), lambda: edit(where=5)]
         for call in calls:
             try:
                 call()
@@ -205,6 +222,8 @@ def test_arguments_of_a_wrong_type_are_named(unet, files):
         "seed must be a whole number, or one an image, got 1.5",
         "num_steps must be a whole number, 2 or more, got 8.0",
         "num_steps must be a whole number, 2 or more, got 4.0",
+        "mask must be a tensor (1, 1, 16, 16), got str; where= takes a picture or path",
+        "where must be a PIL image or a path, got int; mask= takes a tensor",
     ]
 
 
@@ -224,6 +243,14 @@ def test_a_home_folder_is_found(photos, tmp_path, monkeypatch):
         ({"seed": [1]}, "one for each of the 3 images, got 1"),
         ({"directions": []}, "one direction or more"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
+        (
+            {"mask": torch.ones(1, 1, 64, 64)},
+            r"mask must be \(1, 1, 16, 16\), one number .* got \(1, 1, 64, 64\); where=",
+        ),
+        ({"mask": torch.full((1, 1, 16, 16), 7.0)}, r"mask must be in \[0, 1\] and not 0 everywhere, got 7 to 7"),
+        ({"mask": torch.zeros(1, 1, 16, 16)}, "not 0 everywhere, got 0 to 0"),
+        ({"where": Image.new("L", (5, 5))}, "the mask that was given is black everywhere"),
+        ({"where": Image.new("L", (5, 5), 255), "mask": torch.ones(1, 1, 16, 16)}, "give one of them"),
     ],
 )
 def test_an_impossible_edit_is_refused(model, directions, latents, options, message):

@@ -17,6 +17,7 @@ from diffusers import (
     PNDMScheduler,
     UNet2DConditionModel,
 )
+from PIL import Image
 from torch.testing import assert_close
 
 import asyrp_lit
@@ -44,6 +45,15 @@ def test_a_call_is_an_edit_of_the_library(pipe, photos):
     assert np.array_equal(arrays, show(edits).permute(0, 2, 3, 1).numpy())
     (pictures,) = pipe(photos, "boosted", 0.5, return_dict=False)
     assert all(np.array_equal(a, b) for a, b in zip(pictures, asyrp_lit.to_pil(edits), strict=True))
+
+
+def test_a_mask_is_that_of_the_library(pipe, photos):
+    half = Image.new("L", (90, 40), 255)
+    half.paste(0, (0, 0, 45, 40))
+    edits = asyrp_lit.edit(pipe.model, photos[0], pipe.directions["smiling"], where=half)
+    assert torch.equal(pipe(photos[0], "smiling", where=half, output_type="pt").images, show(edits))
+    with pytest.raises(ValueError, match="that was given is black everywhere"):
+        pipe(photos[0], "smiling", where=Image.new("L", (5, 5)))
 
 
 def test_several_directions_and_strengths_give_every_combination(pipe, photos):

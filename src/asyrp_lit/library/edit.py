@@ -1,25 +1,28 @@
 """Edits of pictures in one call: what ``edit.py`` does, on images in memory."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import torch
 
-from asyrp_lit.editing.plan import edit_latents, make_plan
+from asyrp_lit.editing.mask import check_mask, read_mask
+from asyrp_lit.editing.plan import EditPlan, LoadedDirection, edit_latents, make_plan
 from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.editing.strengths import combine_strengths, spread_strengths, to_python
-from asyrp_lit.library.images import ImageInput
+from asyrp_lit.hspace.direction import get_space
+from asyrp_lit.library.images import ImageInput, Picture
 from asyrp_lit.library.latents import BATCH_SIZE, Latents, check_count, check_steps, find_latents, get_device
 from asyrp_lit.library.models import ModelDirection, load_direction
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import Edits
+from asyrp_lit.shapes import Edits, Mask
 
 #: A direction that is loaded, a direction file, or the name of an embedded one.
 DirectionInput = ModelDirection | str | Path
-#: What ``edit`` and a pipeline's call pass on to ``make_plan``.
-OPTIONS = ("t_edit", "t_boost", "t_start", "normalise", "own_intervals", "process", "mask")
+#: What ``edit`` and a pipeline's call pass on to ``plan_edit``.
+OPTIONS = ("t_edit", "t_boost", "t_start", "normalise", "own_intervals", "process", "where", "mask")
 
 
 def edit(
@@ -43,8 +46,8 @@ def edit(
         num_steps: of inversion and generation; ``None`` for the latents' own, or those of the training.
         seed: of the boosting noise, which each image draws for itself; one for all, or one an image.
         batch_size: images per pass, about.
-        **options: of ``make_plan``: ``t_edit``, ``t_boost``, ``t_start``, ``normalise``, ``own_intervals``,
-            ``process``, ``mask``.
+        **options: ``where``, a picture or path, white where to edit and black where not; and those of ``make_plan``:
+            ``t_edit``, ``t_boost``, ``t_start``, ``normalise``, ``own_intervals``, ``process``, ``mask``.
 
     Returns:
         (combinations * B, 3, S, S) float32, about [-1, 1], not clipped: all images at the first combination of
@@ -60,7 +63,7 @@ def edit(
     loaded = [each.place_on(model, device) for each in load_directions(model, directions)]
     if num_steps is None and isinstance(images, Latents):
         num_steps = images.num_steps
-    plan = make_plan(loaded, num_steps, **options)
+    plan = plan_edit(model, loaded, num_steps, **options)
     combinations = combine_strengths(spread_strengths(strength, len(loaded)))
     latents = find_latents(model, images, num_steps, len(plan.grid), batch_size)
     seeds = spread_seeds(latents, seed)
@@ -81,6 +84,30 @@ def check_options(options: Iterable[str]) -> None:
     """
     if unknown := [name for name in options if name not in OPTIONS]:
         raise TypeError(f"there is no option {', '.join(unknown)}; options are {', '.join(OPTIONS)}")
+
+
+def plan_edit(
+    model: HSpaceUNet,
+    loaded: Sequence[LoadedDirection],
+    num_steps: int | None,
+    where: Picture | None = None,
+    mask: Mask | None = None,
+    **options: Any,
+) -> EditPlan:
+    """The plan of an edit with a model, its mask read from a picture or checked; arguments as for ``edit``.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: an argument is not possible.
+    """
+    plan = make_plan(loaded, num_steps, **options)
+    space = get_space(loaded[0][0])
+    if where is None:
+        return plan if mask is None else replace(plan, mask=check_mask(mask, model, space))
+    if mask is not None:
+        raise ValueError("where and mask both say where to edit: give one of them")
+    if not isinstance(where, Picture):
+        raise TypeError(f"where must be a PIL image or a path, got {type(where).__name__}; mask= takes a tensor")
+    return replace(plan, mask=read_mask(where, model, space))
 
 
 def count_batches(num_images: int, num_combinations: int, batch_size: int = BATCH_SIZE) -> int:

@@ -8,10 +8,9 @@ import torch
 from diffusers import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from asyrp_lit.editing.plan import make_plan
 from asyrp_lit.editing.strengths import combine_strengths, spread_strengths
 from asyrp_lit.hspace.direction import IMAGE_CHANNELS
-from asyrp_lit.library.edit import check_options, count_batches, edit
+from asyrp_lit.library.edit import check_options, count_batches, edit, plan_edit
 from asyrp_lit.library.images import to_tensor
 from asyrp_lit.library.latents import BATCH_SIZE, NUM_STEPS, Latents, check_count, check_steps, invert, reconstruct
 from asyrp_lit.library.parts import PipelineParts
@@ -66,7 +65,7 @@ class AsyrpPipeline(PipelineParts):
             output_type: ``pil``, ``np`` or ``pt``, the last two in [0, 1].
             return_dict: whether to return an ``ImagePipelineOutput``, or a tuple.
             images_per_pass: about; results depend on it by rounding only.
-            **options: as for ``asyrp_lit.edit``, such as ``t_edit`` and ``t_boost``; without a direction none.
+            **options: as for ``asyrp_lit.edit``, such as ``where`` and ``t_boost``; without a direction none.
 
         Raises:
             FileNotFoundError, TypeError, ValueError: an argument is not possible; the message says what is.
@@ -84,7 +83,7 @@ class AsyrpPipeline(PipelineParts):
         steps = NUM_STEPS if num_inference_steps is None else num_inference_steps
         if chosen:  # what cannot be edited is found before any work
             loaded = [found.place_on(self.model, self.device) for found in chosen]
-            steps = len(make_plan(loaded, num_inference_steps, **options).grid)
+            steps = len(plan_edit(self.model, loaded, num_inference_steps, **options).grid)
         if image is None:
             latents = self._draw(batch_size, steps, generator)
         elif isinstance(image, Latents):

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from asyrp_lit.editing.mask import read_mask
 from asyrp_lit.editing.plan import Combination, EditPlan, edit_latents
 from asyrp_lit.editing.sample import check_process
 from asyrp_lit.editing.strengths import combine_strengths, make_loop, name_combination, spread_strengths
@@ -17,7 +18,7 @@ from asyrp_lit.plots.animate import FORMATS
 from asyrp_lit.stages.build import build_model, check_settings
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.edit_directions import average_directions, build_plan, load_directions
-from asyrp_lit.stages.edit_images import RANDOM, EditBatch, load_mask, open_latents, split_batches
+from asyrp_lit.stages.edit_images import RANDOM, EditBatch, open_latents, split_batches
 from asyrp_lit.stages.edit_judge import EditJudge, build_edit_judge
 from asyrp_lit.stages.edit_results import Results
 from asyrp_lit.stages.guard import report_errors, run_folder
@@ -82,7 +83,8 @@ def edit(cfg: DictConfig) -> None:
     per_direction = spread_strengths(OmegaConf.to_object(cfg)["strength"], len(names))  # type: ignore[call-overload, index]
     combinations: list[Combination] = [None, *combine_strengths(per_direction)]
     columns = [RECONSTRUCTION if row is None else name_combination(names, row) for row in combinations]
-    mask = load_mask(cfg, model, get_space(directions[0].loaded[0]))
+    space = get_space(directions[0].loaded[0])
+    mask = None if cfg.where is None else read_mask(cfg.where, model, space).to(pick_device(cfg))
     plan = build_plan(cfg, directions, mask)
     if cfg.kind != "per_image":
         directions = average_directions(cfg, model, directions)

@@ -1,4 +1,4 @@
-"""The latents that an edit begins with, and where in the picture it may act."""
+"""The latents that an edit begins with."""
 
 import hashlib
 import logging
@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from asyrp_lit.data.decode import load_image
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import open_images
 from asyrp_lit.data.random_latents import RandomLatents
@@ -22,9 +20,8 @@ from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.hspace.direction import Classes, DirectionInfo
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.models.hspace_unet import HSpaceUNet
-from asyrp_lit.shapes import Images, Mask
+from asyrp_lit.shapes import Images
 from asyrp_lit.stages.build import check_model
-from asyrp_lit.stages.device import pick_device
 from asyrp_lit.stages.latents import build_store
 
 log = logging.getLogger(__name__)
@@ -123,23 +120,3 @@ def split_batches(latents: Latents, todo: Sequence[int], batch_size: int, seed: 
         x_T = torch.stack([item["x_T"] for item in items])
         seeds = [derive_seed(content, seed) for content in about]
         yield EditBatch(keys, [latents.fingerprint(item) for item in items], x_0, x_T, seeds)
-
-
-def load_mask(cfg: DictConfig, model: HSpaceUNet, space: str) -> Mask | None:
-    """The mask of ``where`` at the resolution that the directions act on, in [0, 1].
-
-    It is resized and cropped as the images are, then averaged over the patch of each place.
-
-    Raises:
-        FileNotFoundError, ValueError: it cannot be read, or is black everywhere.
-    """
-    if cfg.where is None:
-        return None
-    image = load_image(Path(cfg.where).expanduser(), model.image_size)
-    grey: Tensor = (image.mean(dim=0, keepdim=True)[None] + 1) / 2
-    mask = F.adaptive_avg_pool2d(grey, model.h_size if space == "h" else model.image_size)
-    if not (mask > 0).any():
-        raise ValueError(
-            f"the mask {cfg.where} is black everywhere, so nothing would be edited; white is where to edit"
-        )
-    return mask.to(pick_device(cfg))

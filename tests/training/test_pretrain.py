@@ -4,6 +4,7 @@ import math
 import warnings
 from functools import partial
 from importlib import import_module
+from itertools import islice
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from asyrp_lit.data.avatars.dataset import PortraitBatch
 from asyrp_lit.data.avatars.traits import LABELS
 from asyrp_lit.metrics.quality import judge_oracle
 from asyrp_lit.stages.guard import quiet_libraries
-from asyrp_lit.training.pretrain import fit_network, make_pretrain_loaders
+from asyrp_lit.training.pretrain import EndlessOrder, fit_network, make_pretrain_loaders
 from asyrp_lit.training.pretrain_diffusion import DiffusionPretrainer, multiscale_eps_loss, ramped_lr
 from asyrp_lit.training.pretrain_readers import (
     CLIPPretrainer,
@@ -112,22 +113,11 @@ def test_degraded_images_keep_their_shape_and_fade_by_at_most_two_fifths():
         assert degraded.std(dim=(1, 2, 3)).max() < 0.42
 
 
-class Seeded(DiffusionPretrainer):
-    """Draws the same noise at the same step of every run; stops like a killed run after some steps."""
-
-    stop_after = None
-
-    def on_train_batch_start(self, batch, batch_idx):
-        if self.global_step == self.stop_after:
-            raise RuntimeError("killed")
-        torch.manual_seed(self.global_step)
-
-
-def make_pretrainer(cls=DiffusionPretrainer, **changes):
+def make_pretrainer(**changes):
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks)
-    return cls(unet, lr=1e-3, **(SCHEDULE | changes))
+    return DiffusionPretrainer(unet, lr=1e-3, **(SCHEDULE | changes))
 
 
 def test_noise_jitter_varies_the_noise_of_every_image_and_its_target_alike(monkeypatch):
@@ -142,15 +132,11 @@ def test_noise_jitter_varies_the_noise_of_every_image_and_its_target_alike(monke
         assert scales.std().item() == pytest.approx(spread, abs=0.07)
 
 
-def make_loaders(cache):
-    """Eight portraits in two batches, in the same order every time."""
-    train, val = make_pretrain_loaders(16, 4, num_train=8, num_val=4, cache=cache)
-    return torch.utils.data.DataLoader(train.dataset, 4), val
-
-
 def pretrain(module, root, folder, max_steps, **options):
     options = {"val_check_interval": 50, "precision": "32-true", "accelerator": "cpu"} | options
-    return fit_network(module, make_loaders(root / "cache"), root / folder, max_steps, **options)
+    size = 16 if isinstance(module, DiffusionPretrainer) else 64
+    loaders = make_pretrain_loaders(size, 4, num_train=9, num_val=4, cache=root / "cache", seed=0)
+    return fit_network(module, loaders, root / folder, max_steps, **options)
 
 
 @quiet
@@ -158,7 +144,7 @@ def test_a_run_ends_with_the_average_whose_decay_grows(tmp_path):
     """After the first update the weights themselves, then (1 + n) / (10 + n) of what was."""
     weights = {}
     for name, steps, decay in (("first", 1, None), ("second", 2, None), ("averaged", 2, 0.99), ("limited", 2, 0.1)):
-        module = make_pretrainer(Seeded)
+        module = make_pretrainer()
         assert pretrain(module, tmp_path, name, steps, ema_decay=decay).global_step == steps
         weights[name] = module.unet.conv_in.weight
     assert_close(weights["averaged"], 2 / 11 * weights["first"] + 9 / 11 * weights["second"])
@@ -175,24 +161,65 @@ def pass_for_lightnings(last):
     torch.save(state, last)
 
 
+def make_clip():
+    torch.manual_seed(0)
+    return CLIPPretrainer(0.5, 4, 0.5, lr=1e-3, **SCHEDULE)
+
+
+def make_oracle():
+    torch.manual_seed(0)
+    return OraclePretrainer(1.0, lr=1e-3, **SCHEDULE)
+
+
+def kill_at(step, module, monkeypatch):
+    """A module of the same weights whose training ends before a step."""
+    take_step = module.training_step
+
+    def stop(batch, batch_idx):
+        if module.global_step == step:
+            raise RuntimeError("killed")
+        return take_step(batch, batch_idx)
+
+    monkeypatch.setattr(module, "training_step", stop)
+    return module
+
+
 @quiet
 @pytest.mark.parametrize(
-    "change", [lambda last: None, pass_for_lightnings], ids=["state", "state of an earlier version"]
+    ("make", "ema_decay", "change"),
+    [
+        (make_pretrainer, 0.99, lambda last: None),
+        (make_pretrainer, 0.99, pass_for_lightnings),
+        (make_clip, None, lambda last: None),
+        (make_oracle, None, lambda last: None),
+    ],
+    ids=["unet", "state of an earlier version", "clip", "oracle"],
 )
-def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path, change):
-    """Weights, their average, optimiser and learning rate, from the state of step 100."""
-    whole, killed, resumed = (make_pretrainer(Seeded) for _ in range(3))
-    killed.stop_after = 102
-    pretrain(whole, tmp_path, "whole", 103, ema_decay=0.99)
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, make, ema_decay, change):
+    """Weights, their average, optimiser and learning rate, from the state of step 5 within the third epoch."""
+    monkeypatch.setattr("asyrp_lit.training.pretrain.STEPS_BETWEEN_STATES", 5)
+    whole, killed, resumed = make(), kill_at(7, make(), monkeypatch), make()
+    options = {"ema_decay": ema_decay, "val_check_interval": 4}
+    pretrain(whole, tmp_path, "whole", 9, **options)
     with pytest.raises(RuntimeError, match="killed"):
-        pretrain(killed, tmp_path, "killed", 103, ema_decay=0.99)
+        pretrain(killed, tmp_path, "killed", 9, **options)
     change(tmp_path / "killed" / "last.ckpt")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Be aware that when using `ckpt_path`")
         with quiet_libraries():
-            trainer = pretrain(resumed, tmp_path, "killed", 103, ema_decay=0.99)
-    assert trainer.global_step == 103
+            trainer = pretrain(resumed, tmp_path, "killed", 9, **options)
+    assert trainer.global_step == 9
     assert_close(resumed.state_dict(), whole.state_dict(), atol=0, rtol=0)
+
+
+def test_the_order_goes_on_within_its_epoch_and_is_of_all_images_in_each():
+    order = EndlessOrder(5, seed=0)
+    whole = list(islice(order, 15))
+    assert [sorted(whole[first : first + 5]) for first in (0, 5, 10)] == [list(range(5))] * 3
+    assert len({tuple(whole[first : first + 5]) for first in (0, 5, 10)}) > 1
+    assert list(islice(EndlessOrder(5, seed=1), 15)) != whole
+    order.start = 7
+    assert list(islice(order, 8)) == whole[7:]
 
 
 @quiet
@@ -256,15 +283,9 @@ def test_a_job_of_slurm_loads_no_state_of_lightnings_from_where_it_is_started(tm
 
 
 @quiet
-@pytest.mark.parametrize(
-    "module",
-    [
-        lambda: CLIPPretrainer(0.5, 4, 0.5, lr=1e-3, **SCHEDULE),
-        lambda: OraclePretrainer(1.0, lr=1e-3, **SCHEDULE),
-    ],
-)
+@pytest.mark.parametrize("module", [make_clip, make_oracle])
 def test_both_readers_take_a_step_and_judge_every_label(tmp_path, module):
-    loaders = make_pretrain_loaders(64, 4, num_train=4, num_val=4, cache=tmp_path)
+    loaders = make_pretrain_loaders(64, 4, num_train=4, num_val=4, cache=tmp_path, seed=0)
     trainer = fit_network(module(), loaders, tmp_path, 1, 1, "32-true", accelerator="cpu")
     accuracies = [float(trainer.callback_metrics[f"val/{name}"]) for name in LABELS]
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)

@@ -37,7 +37,7 @@ DATA_LICENCE = (
 def pretrain(cfg: DictConfig) -> None:
     """Train a network of the embedded avatar domain; a rerun resumes."""
     seed_everything(cfg.seed)
-    loaders = make_pretrain_loaders(**cfg.network.data, cache=Path(cfg.paths.cache) / "avatars")
+    loaders = make_pretrain_loaders(**cfg.network.data, cache=Path(cfg.paths.cache) / "avatars", seed=cfg.seed)
     module = instantiate(cfg.network.module)
     fit_network(
         module,

@@ -1,13 +1,16 @@
 """The loop that all embedded networks are pretrained with: resumable, EMA, bfloat16."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from asyrp_lit.data.avatars.dataset import PortraitBatch, Portraits
+from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.pretrain_diffusion import RampedEMA
 from asyrp_lit.training.state import KeepState, check_fits
@@ -31,11 +34,54 @@ class KeptRecipe(Callback):
         checkpoint["recipe"] = self.recipe
 
 
+class EndlessOrder(Sampler[int]):
+    """Indices without end, all of them in each epoch, in an order that follows from seed and epoch.
+
+    Args:
+        num_images: how many there are.
+        seed: of the order.
+    """
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self.num_images = num_images
+        self.seed = seed
+        #: How many indices the next iteration passes over.
+        self.start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        first, place = divmod(self.start, self.num_images)
+        for epoch in count(first):
+            generator = torch.Generator().manual_seed(derive_seed(f"epoch {epoch}".encode(), self.seed))
+            yield from torch.randperm(self.num_images, generator=generator)[place:].tolist()
+            place = 0
+
+
+class SeededSteps(Callback):
+    """A step's images and random numbers follow from the seed and its number, wherever the run was stopped before.
+
+    Args:
+        order: of the training images; its seed is that of the random numbers too.
+        batch_size: images per step.
+    """
+
+    def __init__(self, order: EndlessOrder, batch_size: int) -> None:
+        self.order = order
+        self.batch_size = batch_size
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Pass over the images of the steps that were taken."""
+        self.order.start = checkpoint["global_step"] * self.batch_size
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed noise, timesteps, augmentation and dropout."""
+        torch.manual_seed(derive_seed(f"step {trainer.global_step}".encode(), self.order.seed))
+
+
 def make_pretrain_loaders(
-    size: int, batch_size: int, num_train: int, num_val: int, cache: Path
+    size: int, batch_size: int, num_train: int, num_val: int, cache: Path, seed: int
 ) -> tuple[DataLoader[PortraitBatch], DataLoader[PortraitBatch]]:
-    """Loaders of the train (shuffled, whole batches) and val portraits."""
-    train = DataLoader(Portraits("train", num_train, size, cache), batch_size, shuffle=True, drop_last=True)
+    """Loaders of the train (shuffled by the seed, without end) and val portraits."""
+    train = DataLoader(Portraits("train", num_train, size, cache), batch_size, sampler=EndlessOrder(num_train, seed))
     val = DataLoader(Portraits("val", num_val, size, cache), batch_size)
     return train, val
 
@@ -54,9 +100,11 @@ def fit_network(
 ) -> Trainer:
     """Train until ``max_steps`` optimiser steps, from ``folder/last.ckpt`` when it is there.
 
+    A run that was stopped ends with the weights of one that was not, bit by bit, if seed and settings are the same.
+
     Args:
         module: what to train; afterwards it holds the averaged weights.
-        loaders: train and val.
+        loaders: train and val, of ``make_pretrain_loaders``.
         folder: run folder for checkpoints and the CSV log.
         max_steps: optimiser steps in all, those before a resume included; a multiple of 100, since states are kept that
             often.
@@ -74,7 +122,10 @@ def fit_network(
     goes_on = resume and last.exists()
     if goes_on:
         check_fits(last, module)
-    callbacks: list[Callback] = []
+    order, batch_size = loaders[0].sampler, loaders[0].batch_size
+    assert isinstance(order, EndlessOrder)
+    assert batch_size is not None
+    callbacks: list[Callback] = [SeededSteps(order, batch_size)]
     if recipe is not None:
         callbacks.append(KeptRecipe(recipe))
     if ema_decay is not None:

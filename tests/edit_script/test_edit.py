@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.stages.edit_results import folder_name
 
 METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "preservation"}
@@ -28,6 +29,21 @@ def test_a_folder_of_photos_becomes_pictures_a_grid_and_numbers(edit, files, pho
     lpips = [images["strength 2"]["edit_lpips"] for images in report["images"].values()]
     assert report["means"]["strength 2"]["edit_lpips"] == pytest.approx(sum(lpips) / 3)
     assert report["directions"][0]["texts"] == ["person", "person with glasses"]
+
+
+def test_an_animation_shares_the_samples_of_the_strip(edit, files, photos, monkeypatch):
+    sampled = []
+
+    def count(model, x_T, *rest):
+        sampled.append(rest[2].copies)
+        return sample_images(model, x_T, *rest)
+
+    monkeypatch.setattr("asyrp_lit.editing.plan.sample_images", count)
+    common = (f"direction={files['glasses']}", f"images={photos / 'a.jpg'}", "strength=[0,1]")
+    outcome, out = edit(*common, "animate=gif", "animate_frames=4")
+    assert outcome.code == 0, outcome.text
+    assert sum(sampled) == 3  # of 0, 0.5 and 1
+    assert Image.open(out / "images/a.jpg/animation.gif").n_frames == 4
 
 
 def test_an_image_does_not_depend_on_its_batch_or_neighbours(edit, files, photos, read):

@@ -6,6 +6,7 @@ from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.editing.plan import choose_joint_interval, edit_latents, make_plan
 from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.editing.strengths import make_loop
 from asyrp_lit.hspace.combine import Scaled
 from asyrp_lit.hspace.direction import DirectionInfo
 
@@ -50,6 +51,18 @@ def test_another_number_of_steps_scales_delta_h(direction, model, x_T):
     edit = edit_latents(model, x_T, plan, [(1.0,)])
     twice = sample_images(model, x_T, plan.grid, make_alphas_cumprod(), Scaled(direction, 2.0))
     assert_close(edit, twice, atol=1e-5, rtol=1e-5)
+
+
+def test_equal_strengths_and_a_strength_of_zero_cost_no_passes_of_their_own(direction, model, x_T):
+    plan = make_plan([(direction, describe(499))])
+    found, passes = [], []
+    for rows in ([None, (0.5,), (1.0,)], [None, *make_loop([(0.0, 1.0)], 4), (-0.0,)]):
+        model.passes.update(encode=0, decode=0)
+        found.append(edit_latents(model, x_T, plan, rows).chunk(len(rows)))
+        passes.append(dict(model.passes))
+    assert passes[0] == passes[1]
+    (plain, half, whole), loop = found
+    assert_close(torch.cat(loop), torch.cat([plain, plain, half, whole, half, plain]), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])

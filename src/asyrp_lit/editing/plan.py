@@ -123,7 +123,8 @@ def edit_latents(
 ) -> Edits:
     """Images from latents at every combination of strengths.
 
-    Combinations that are sampled together share every pass until the first edited step.
+    Combinations that are sampled together share every pass until the first edited step. Equal ones are sampled once;
+    where nothing is boosted strengths of 0 are the reconstruction.
 
     Args:
         model: the frozen network.
@@ -142,9 +143,12 @@ def edit_latents(
     seeds = range(len(x_T)) if seeds is None else seeds
     together = max(2, batch_size // max(1, len(x_T)))
     alphas_cumprod = make_alphas_cumprod().to(x_T.device)
-    found = []
-    for first in range(0, len(combinations), together):
-        rows = combinations[first : first + together]
+    boosted = plan.interval.t_boost > 0  # boosting noise parts even an edit of strength 0 from the reconstruction
+    wanted = [tuple(row) if row is not None and (boosted or any(row)) else None for row in combinations]
+    distinct = list(dict.fromkeys(wanted))
+    found: dict[tuple[float, ...] | None, Images] = {}
+    for first in range(0, len(distinct), together):
+        rows = distinct[first : first + together]
         strengths = [(0.0,) * len(plan.directions) if row is None else row for row in rows]
         combined = Combined(plan.directions, strengths, plan.normalise, plan.intervals, plan.mask)
         own_seeds = [None if row is None else seed for row in rows for seed in seeds]
@@ -153,5 +157,5 @@ def edit_latents(
         for row, edits in zip(rows, images.chunk(len(rows)), strict=True):
             if not edits.isfinite().all():
                 raise FloatingPointError(f"the edit with strengths {list(row or ())} is no longer finite: lower them")
-        found.append(images)
-    return torch.cat(found)
+            found[row] = edits
+    return torch.cat([found[row] for row in wanted])

@@ -120,11 +120,11 @@ def edit_batch(
     """Edit, judge and write the images of a batch."""
     device = pick_device(cfg)
     x_0, x_T = batch.x_0.to(device), batch.x_T.to(device)
-    rest = (batch.seeds, cfg.inversion_batch_size)
-    edits = edit_latents(model, x_T, plan, list(columns.values()), *rest).chunk(len(columns))
-    named = dict(zip(columns, edits, strict=True))
+    rows = [*columns.values(), *frames]
+    edits = edit_latents(model, x_T, plan, rows, batch.seeds, cfg.inversion_batch_size).chunk(len(rows))
+    named = dict(zip(columns, edits, strict=False))
     verdicts = judge.judge(x_0, named)
-    loops = torch.stack(edit_latents(model, x_T, plan, frames, *rest).chunk(len(frames))) if frames else None
+    loops = torch.stack(edits[len(columns) :]) if frames else None
     for i, key in enumerate(batch.keys):
         pictures = {"source": x_0[i : i + 1]} | {name: images[i : i + 1] for name, images in named.items()}
         results.keep(key, batch.fingerprints[i], pictures, verdicts[i], None if loops is None else loops[:, i])

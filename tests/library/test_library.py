@@ -151,7 +151,8 @@ def test_latents_keep_their_number_of_steps(model, directions, photos):
 def test_pictures_paths_and_tensors_agree(photos, tmp_path):
     photos[0].save(tmp_path / "a.png")
     tensor = load_image(tmp_path / "a.png", 32)
-    for form in (photos[0], [photos[0]], tmp_path / "a.png", str(tmp_path / "a.png"), tensor, tensor[None]):
+    paths = (tmp_path / "a.png", str(tmp_path / "a.png"))
+    for form in (photos[0], [photos[0]], *paths, tensor, tensor[None], [tensor], [tensor[None]]):
         assert torch.equal(asyrp_lit.to_tensor(form, 32), tensor[None])
     assert torch.equal(asyrp_lit.to_tensor(asyrp_lit.to_pil(tensor[None]), 32), tensor[None])
 
@@ -216,7 +217,7 @@ def test_arguments_of_a_wrong_type_are_named(unet, files):
     """
     shown = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines() == [
-        "images must be PIL images, paths or one tensor (B, 3, S, S), got NoneType",
+        "images must be PIL images and paths, or tensors, got NoneType",
         "directions must be loaded ones, files or names, got NoneType",
         "seed must be a whole number, or one an image, got '3'",
         "seed must be a whole number, or one an image, got 1.5",

@@ -72,7 +72,8 @@ def test_strength_0_is_the_reconstruction(pipe, photos):
 def test_pictures_tensors_and_arrays_agree(pipe, photos):
     tensor = show(asyrp_lit.to_tensor(photos, 32))
     wanted = pipe(photos, "smiling", output_type="pt").images
-    for form in (tensor, tensor.permute(0, 2, 3, 1).numpy()):
+    array = tensor.permute(0, 2, 3, 1).numpy()
+    for form in (tensor, array, [*tensor], [*array], [tensor[:2], tensor[2]], array[:, :, ::-1].copy()[:, :, ::-1]):
         assert_close(pipe(form, "smiling", output_type="pt").images, wanted, atol=1e-4, rtol=0)
 
 
@@ -97,6 +98,24 @@ def test_other_users_of_diffusers_load_the_folder(pipe, photos, tmp_path, monkey
     assert torch.equal(found(photos[0], "smiling", output_type="pt").images, wanted)
     plain = DDIMPipeline.from_pretrained(str(tmp_path / "pipe"))
     assert plain(num_inference_steps=2, output_type="np").images.shape == (1, 32, 32, 3)
+
+
+def test_a_relative_folder_is_found_after_a_change_of_folder(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    pipe.save_pretrained(tmp_path / "pipe")
+    monkeypatch.chdir(tmp_path)
+    options = {"custom_pipeline": "pipeline", "trust_remote_code": True}
+    found = DiffusionPipeline.from_pretrained("pipe", **options)
+    monkeypatch.chdir("/")
+    assert list(found.directions) == ["boosted", "glasses", "smiling"]
+
+
+def test_a_pipeline_is_made_of_the_parts_of_another(pipe, model):
+    again = AsyrpPipeline.from_pipe(pipe)
+    assert list(again.directions) == ["smiling", "glasses", "boosted"]
+    assert (again.unet, again.model.name) == (pipe.unet, pipe.model.name)
+    other = AsyrpPipeline.from_pipe(DDIMPipeline(model.unet, DDIMScheduler()), base_model="mine")
+    assert (other.unet, other.model.name, dict(other.directions)) == (model.unet, "mine", {})
 
 
 def test_a_pipeline_of_others_is_a_base_model(model, tmp_path):
@@ -239,6 +258,8 @@ def test_another_schedule_or_network_is_refused(model):
         ({"images_per_pass": 0}, "images_per_pass must be a whole number, 1 or more, got 0"),
         ({"image": None, "batch_size": 0}, "batch_size must be a whole number, 1 or more, got 0"),
         ({"image": torch.full((1, 3, 32, 32), -1.0)}, r"floats in \[0, 1\], as in the rest of diffusers"),
+        ({"image": np.zeros((64, 64))}, r"arrays \(B, S, S, 3\) or \(S, S, 3\), got \(64, 64\)"),
+        ({"image": [torch.zeros(3, 16, 16)]}, r"must be \(B, 3, 32, 32\) for this model, got \(3, 16, 16\)"),
         ({"generator": [torch.Generator()] * 2}, "one for each of the 1 images, got 2"),
     ],
 )

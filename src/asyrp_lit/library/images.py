@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,8 +15,8 @@ from asyrp_lit.shapes import Edits, Images
 
 #: A picture that ``load_image`` reads.
 Picture = Image.Image | Path | str
-#: One picture, several, or a tensor (B, 3, S, S) in [-1, 1].
-ImageInput = Picture | Sequence[Picture] | Tensor
+#: One picture, several, or a tensor (B, 3, S, S) in [-1, 1], or several.
+ImageInput = Picture | Sequence[Picture] | Tensor | Sequence[Tensor]
 #: Edits are not clipped, so a tensor may leave [-1, 1], but not by this much.
 _MOST = 2.0
 
@@ -25,7 +26,7 @@ def to_tensor(images: ImageInput, size: int) -> Images:
 
     Args:
         images: PIL images or paths, of any size and mode: upright, on white, the short side resized and the centre
-            cropped, as ``load_image`` does. Or a tensor (B, 3, S, S), or (3, S, S), in [-1, 1], taken as it is.
+            cropped, as ``load_image`` does. Or tensors (B, 3, S, S) or (3, S, S) in [-1, 1], taken as they are.
         size: S, edge in pixels.
 
     Raises:
@@ -35,14 +36,14 @@ def to_tensor(images: ImageInput, size: int) -> Images:
     """
     if isinstance(images, Tensor):
         return _check_tensor(images, size)
-    pictures = list(images) if isinstance(images, Iterable) and not isinstance(images, Picture) else [images]
+    pictures: list[Any] = list(images) if isinstance(images, Iterable) and not isinstance(images, Picture) else [images]
     if not pictures:
         raise ValueError("there is no image: give a PIL image, a path, a list of them or a tensor")
+    if all(isinstance(picture, Tensor) for picture in pictures):
+        return torch.cat([_check_tensor(tensor, size) for tensor in pictures])
     for picture in pictures:
         if not isinstance(picture, Picture):
-            raise TypeError(
-                f"images must be PIL images, paths or one tensor (B, 3, S, S), got {type(picture).__name__}"
-            )
+            raise TypeError(f"images must be PIL images and paths, or tensors, got {type(picture).__name__}")
     return torch.stack([load_image(picture, size) for picture in pictures])
 
 

@@ -29,7 +29,8 @@ class PipelineParts(DiffusionPipeline):  # type: ignore[misc]
     Arguments and errors are those of ``AsyrpPipeline``.
     """
 
-    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, base_model: str = "custom") -> None:
+    # UNet2DModel is what from_pipe takes over, by the annotation; another ModelMixin gets the message below.
+    def __init__(self, unet: UNet2DModel | ModelMixin, scheduler: SchedulerMixin, base_model: str = "custom") -> None:
         super().__init__()
         if not isinstance(unet, UNet2DModel):
             raise ValueError(f"unet must be an unconditional UNet2DModel, got a {type(unet).__name__}")
@@ -83,6 +84,21 @@ class PipelineParts(DiffusionPipeline):  # type: ignore[misc]
         pipe: Parts = super().from_pretrained(str(folder), unet=unet, base_model=base_model, **kwargs)
         pipe.directions  # noqa: B018 - those that do not fit are found now
         return pipe.to(dtype=next((dtype for dtype in dtypes if dtype is not None), None))
+
+    @classmethod
+    def from_pipe(cls: type[Parts], pipeline: DiffusionPipeline, **kwargs: Any) -> Parts:
+        """A pipeline of the parts of another, its directions too; arguments are diffusers'."""
+        pipe: Parts = super().from_pipe(pipeline, **kwargs)
+        if isinstance(pipeline, PipelineParts):
+            pipe._directions = dict(pipeline.directions)
+        return pipe
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """As diffusers; a folder by its whole path, for its directions are found later, maybe from another folder."""
+        place = kwargs.get("_name_or_path")
+        if place and Path(place).is_dir():
+            kwargs["_name_or_path"] = str(Path(place).resolve())
+        super().register_to_config(**kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Write base model and directions into one folder, as safetensors; arguments are diffusers'.

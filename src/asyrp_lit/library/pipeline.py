@@ -53,8 +53,8 @@ class AsyrpPipeline(PipelineParts):
         """Edit images; without images edit the model's own samples, and without a direction too just sample.
 
         Args:
-            image: one or several PIL images or paths, a tensor (B, 3, S, S) or an array (B, S, S, 3) in [0, 1], or what
-                ``invert`` returned. ``None`` for samples.
+            image: one or several PIL images or paths, a tensor (B, 3, S, S) or an array (B, S, S, 3) in [0, 1], or
+                several, or what ``invert`` returned. ``None`` for samples.
             direction: one name or several of ``directions``; several are added, over the root of their number.
             strength: as for ``asyrp_lit.edit``; lists give an edit for every combination, all images of the first
                 combination before those of the second.

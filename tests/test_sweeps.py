@@ -248,3 +248,22 @@ def test_jobs_in_processes_of_their_own_fill_one_store(start, tiny, tmp_path, la
     stores = [LatentStore.open(path.parent) for path in tmp_path.glob("latents/*/manifest.json")]
     assert [store.missing_shards() for store in stores] == [[], []]
     assert written.count("inverting into") + written.count("reusing the latents") == 4  # train and val of each
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_that_fails_leaves_the_next_alone_and_the_sweep_goes_on_in_its_folder(
+    start, tiny, tmp_path
+):
+    """No folder is given: the jobs' processes have that of the sweep."""
+    ddp = ("trainer.devices=2", "+trainer.strategy=ddp", "+trainer.use_distributed_sampler=false")
+    options = (*tiny(tmp_path), *ONCE, *ddp, "method.batch_size=1", "objective=[edit_lpips]")
+    command = (tmp_path / "log", "train.py", "-m", *options, "method.optimizer.lr=1e30,5e-4")
+    assert start(*command).wait(timeout=600) == 1
+    text, (folder,) = (tmp_path / "log").read_text(), tmp_path.glob("sweeps/train/*")
+    assert text.count("lower method.optimizer.lr") >= 2, text  # by the job, and at the end
+    assert "FloatingPointError" in (folder / "0/error.log").read_text()
+    metrics = (folder / "1/metrics.json").read_bytes()
+    assert start(*command, f"hydra.sweep.dir={folder}").wait(timeout=600) == 1
+    assert f"{folder}/1 has finished before" in (tmp_path / "log").read_text()
+    assert (folder / "1/metrics.json").read_bytes() == metrics
+    assert list(tmp_path.glob("sweeps/train/*")) == [folder]

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -54,6 +55,8 @@ NOISE = (
     r"The '\w+' does not have many workers",  # a store is read faster than a network runs
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow, of photos that it does read; it refuses those twice as large
 )
+#: Variable with the sweep's folder, for a job that is a command of its own.
+SWEEP = "ASYRP_LIT_SWEEP"
 
 
 def run_folder() -> Path:
@@ -61,10 +64,11 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def name_sweep() -> str | None:
-    """The name of the folder of this job's sweep; ``None`` for a run of its own."""
+def find_sweep() -> Path | None:
+    """The folder of this job's sweep; ``None`` for a run of its own."""
     hydra = HydraConfig.get()
-    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
+    folder = hydra.sweep.dir if hydra.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
+    return None if folder is None else Path(folder)
 
 
 def is_wanted(record: logging.LogRecord) -> bool:

@@ -1,12 +1,24 @@
-"""Processes that are started together: the name that they have in common."""
+"""Processes that are started together: the name that they have in common, and those of a sweep's job."""
 
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from omegaconf import DictConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from asyrp_lit.stages.device import find_rank
+from asyrp_lit.stages.device import count_processes, find_rank
+from asyrp_lit.stages.guard import SWEEP, FailedJobError, run_folder
+from asyrp_lit.training.terminate import PATIENCE, sigterm_ends
 
 
 def name_start(pattern: str) -> str:
@@ -24,3 +36,58 @@ def name_start(pattern: str) -> str:
     if "SLURM_STEP_ID" in os.environ:
         return f"job-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     return now
+
+
+def needs_command(cfg: DictConfig) -> bool:
+    """Whether this is a sweep's job for which Lightning would start processes.
+
+    It would give them the sweep's command, and neither its variables nor a lost collective end with the job.
+    """
+    is_job = HydraConfig.get().mode == RunMode.MULTIRUN
+    return is_job and find_rank().world_size == 1 and count_processes(cfg) > 1
+
+
+def run_command() -> None:
+    """Train as a job of a sweep by a command of its own, in the job's folder.
+
+    Raises:
+        FailedJobError: it failed; its message has been given.
+    """
+    process = subprocess.Popen(_make_command(), env=os.environ | {SWEEP: str(HydraConfig.get().sweep.dir)})
+    try:
+        with sigterm_ends():
+            code = process.wait()
+    except KeyboardInterrupt as stop:
+        with suppress(subprocess.TimeoutExpired):  # Ctrl-C in a terminal has reached it too
+            process.wait(PATIENCE)
+        raise SystemExit(130) from stop
+    finally:
+        process.terminate()  # says how to go on
+        process.wait()
+    if code:
+        log = run_folder() / "error.log"
+        reason = log.read_text().rstrip().rpartition("\n")[2] if log.is_file() else f"exit code {code}"
+        raise FailedJobError(f"{run_folder()}: {reason}")
+
+
+def _make_command() -> list[str]:
+    hydra = HydraConfig.get()
+    places = {source.provider: source.path for source in hydra.runtime.config_sources}
+    command = [sys.executable, str(Path(places["main"]).parent / "train.py"), f"--config-name={hydra.job.config_name}"]
+    if "command-line" in places:
+        command.append(f"--config-dir={places['command-line']}")
+    own = ("hydra.mode=RUN", f'hydra.run.dir="{run_folder()}"', "hydra.output_subdir=null")  # the sweep has written it
+    return [*command, *hydra.overrides.hydra, *hydra.overrides.task, *own]
+
+
+def end_with_sweep() -> None:
+    """Have SIGTERM end a job that is a command of its own as soon as what started it is gone, killed for instance."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if SWEEP in os.environ:
+        threading.Thread(target=watch, daemon=True).start()

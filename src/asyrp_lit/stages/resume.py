@@ -8,14 +8,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.hspace.direction import read_direction
 from asyrp_lit.stages.device import count_processes, find_rank
-from asyrp_lit.stages.guard import RefusedStartError, run_folder
+from asyrp_lit.stages.guard import RefusedStartError, find_sweep, run_folder
 from asyrp_lit.stages.lock import is_busy
 from asyrp_lit.stages.settings import (
     keep_settings,
@@ -205,9 +203,8 @@ def say_how_to_go_on(run: Path) -> Iterator[None]:
 
 
 def _describe_way(run: Path) -> str:
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        return f"the same command with hydra.sweep.dir={hydra.sweep.dir} goes on"
+    if sweep := find_sweep():
+        return f"the same command with hydra.sweep.dir={sweep} goes on"
     return f"the same command with resume={run} goes on" if (run / "last.ckpt").is_file() else ""
 
 

@@ -1,5 +1,6 @@
 """Latents and training of a direction."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +22,15 @@ from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.calibrate import calibrate, count_set_aside
 from asyrp_lit.stages.capacity import check_shared_sizes, find_training_sizes
 from asyrp_lit.stages.device import pick_device
-from asyrp_lit.stages.guard import name_sweep, report_errors, run_folder, write_json
+from asyrp_lit.stages.guard import find_sweep, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
+from asyrp_lit.stages.launch import end_with_sweep, needs_command, run_command
 from asyrp_lit.stages.lock import alone_in_folder, hold_folder
 from asyrp_lit.stages.module import build_module
 from asyrp_lit.stages.resume import (
+    AUTO,
     TakeOver,
     begin,
     check_passes,
@@ -71,7 +74,8 @@ def build_trainer(cfg: DictConfig, run: Path, title: str, take_over: TakeOver) -
     """Lightning's trainer with what a run leaves in its folder."""
     loggers: list[Logger] = [make_csv_logger(run)]
     if cfg.logger.wandb is not None:
-        group = cfg.logger.wandb.group or name_sweep()
+        sweep = find_sweep()
+        group = cfg.logger.wandb.group or (sweep.name if sweep else None)
         mode = "offline" if cfg.logger.wandb.offline else None  # the variable that offline sets is read once a process
         options = {"save_dir": str(run), "group": group, "mode": mode, "id": find_wandb_id(run)}
         loggers.append(instantiate(cfg.logger.wandb)(**options))
@@ -106,23 +110,35 @@ def find_wandb_id(run: Path) -> str | None:
     return begun.name.rsplit("-", 1)[1] if begun else None
 
 
-@report_errors
-@alone_in_folder
 def train(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Latents, interval, f_t, metrics and pictures for one attribute.
 
     Returns:
         The metrics that ``objective`` names, for a sweeper of Hydra: one as a number, several as a tuple in its order;
         ``None`` where it names none.
+    """
+    if needs_command(cfg):
+        run_command()
+        run = run_folder() if cfg.resume in (None, AUTO) else Path(cfg.resume)
+        metrics = json.loads((run / "metrics.json").read_text())
+    else:
+        end_with_sweep()
+        metrics = _train_here(cfg)
+    values = tuple(metrics[name] for name in cfg.objective or ())
+    return values[0] if len(values) == 1 else values or None
+
+
+@report_errors
+@alone_in_folder
+def _train_here(cfg: DictConfig) -> dict[str, float]:
+    """The content of metrics.json.
 
     Raises:
         ValueError: the method does not train, or the run does not measure its objective.
     """
     if cfg.method.kind in FOUND_KINDS:
         raise ValueError(f"method={cfg.method.kind} finds directions without training: python discover.py does that")
-    metrics = run_training(cfg).metrics
-    values = tuple(metrics[name] for name in cfg.objective or ())
-    return values[0] if len(values) == 1 else values or None
+    return run_training(cfg).metrics
 
 
 class Trained(NamedTuple):

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from asyrp_lit.editing.sample import sample_images
+from asyrp_lit.plots.save import save_figure
+from asyrp_lit.stages import edit_results
 from asyrp_lit.stages.edit_results import folder_name
 
 METRICS = {"edit_lpips", "directional_cosine", "oracle_score", "success", "preservation"}
@@ -44,6 +46,20 @@ def test_an_animation_shares_the_samples_of_the_strip(edit, files, photos, monke
     assert outcome.code == 0, outcome.text
     assert sum(sampled) == 3  # of 0, 0.5 and 1
     assert Image.open(out / "images/a.jpg/animation.gif").n_frames == 4
+
+
+def test_the_rows_of_the_grid_are_named_in_any_script_without_a_warning(edit, files, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        edit_results, "save_figure", lambda figure, path: drawn.append(save_figure(figure, path) and figure)
+    )
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("猫.png", "me.png"):
+        Image.new("RGB", (40, 40), "red").save(folder / name)
+    outcome, _ = edit(f"direction={files['glasses']}", f"images={folder}", "strength=1")
+    assert (outcome.code, "Warning" in outcome.text) == (0, False)
+    assert {"猫.png", "me.png"} <= {text.get_text() for text in drawn[0].texts}
 
 
 def test_an_image_does_not_depend_on_its_batch_or_neighbours(edit, files, photos, read):

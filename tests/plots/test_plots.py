@@ -52,6 +52,33 @@ def test_the_grid_names_title_notes_and_columns():
     assert texts(figure) == {"beard", "success 0.9", "source", "strength 1"}
 
 
+def test_rows_are_named_beside_their_images_and_long_names_lose_their_middle():
+    images, pixels = portraits(3)
+    names = ["$a$_b$.png", "begin" + "WM" * 50 + "end.png", " "]
+    figure = draw_grid({"source": images}, "glasses", rows=names)
+    first, long, _ = (text for text in figure.texts if text.get_ha() == "right")
+    assert first.get_text() == names[0]
+    lines = long.get_text().split("\n")
+    assert (len(lines), lines[0][:5], "…" in lines[1], lines[2][-7:]) == (3, "begin", True, "end.png")
+    picture = rasterise(figure)
+    np.testing.assert_array_equal(picture[-10 - 128 : -10, -10 - 128 : -10], pixels[2].repeat(4, 0).repeat(4, 1))
+    right = figure.bbox.width - 10 - 128
+    assert all(0 <= text.get_window_extent().x0 < text.get_window_extent().x1 < right for text in (first, long))
+    assert 10 + 132 < long.get_window_extent().y0 < long.get_window_extent().y1 < 10 + 132 + 128
+
+
+def test_a_header_of_several_directions_is_broken_at_its_commas_before_it_shrinks():
+    headers = ["source", "smiling 0.5, glasses -1, blond_hair 1"]
+    figure = draw_grid(dict.fromkeys(headers, portraits(1)[0]), "title")
+    texts = {text.get_text(): text.get_size() for text in figure.texts}
+    assert texts == {"title": 11, "source": 9, "smiling 0.5,\nglasses -1,\nblond_hair 1": 9}
+
+
+def test_names_that_do_not_fit_the_number_of_images_are_refused():
+    with pytest.raises(ValueError, match="rows must name all of the 2 images or none, got 1 names"):
+        draw_grid({"source": torch.zeros(2, 3, 8, 8)}, "title", rows=["a"])
+
+
 def test_a_long_title_is_wrapped_inside_the_picture():
     figure = draw_grid({"source": portraits(1)[0]}, "a person -> a person with glasses", "success 0.91  LPIPS 0.13")
     figure.canvas.draw()

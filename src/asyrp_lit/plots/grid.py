@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,6 +20,8 @@ _TITLE, _NOTES, HEADER = 11.0, 9.0, 9.0
 #: Width of a letter and height of a line as multiples of the font size, for matplotlib's own DejaVu Sans.
 LETTER, _LINE = 0.62, 1.4
 _GREY = "#555555"
+#: Letters of a line of a row's name.
+_LETTERS = 24
 
 
 def to_pixels(images: Images) -> Pixels:
@@ -86,36 +88,77 @@ def frame_picture(picture: Pixels, title: str, notes: str | None, header: float 
     return figure
 
 
-def draw_grid(columns: Mapping[str, Images], title: str, notes: str | None = None, zoom: int | None = None) -> Figure:
+def measure_names(names: Sequence[str]) -> int:
+    """Pixels that the longest of some names takes, with a little room; none where there are no names."""
+    return round(max(map(len, names)) * in_pixels(HEADER * LETTER)) + 8 if names else 0
+
+
+def _break_name(name: str) -> str:
+    """A name in about three lines to stand beside a row; of a longer one the middle is left out."""
+    half = 3 * _LETTERS // 2
+    short = name if len(name) <= 2 * half else f"{name[:half]}…{name[1 - half :]}"
+    return "\n".join(textwrap.wrap(short, _LETTERS))
+
+
+def draw_grid(
+    columns: Mapping[str, Images],
+    title: str,
+    notes: str | None = None,
+    zoom: int | None = None,
+    rows: Sequence[str] = (),
+) -> Figure:
     """A labelled grid: one column per entry, one row per image.
 
     Args:
-        columns: header -> images (N, 3, H, W) in [-1, 1], all of one shape.
+        columns: header -> images (N, 3, H, W) in [-1, 1], all of one shape. A header that is too wide is broken at its
+            commas, then set smaller.
         title: the attribute and what it stands for.
         notes: the metrics, in grey under the title; items between double spaces are never broken in two. ``None``
             leaves the line away.
         zoom: screen pixels per image pixel; ``None`` takes what makes a cell about 128 px.
+        rows: names of the images, shortened where they are long; empty for none.
 
     Raises:
-        ValueError: there are no images, the columns differ in shape, or ``zoom`` is under 1.
+        ValueError: there are no images, the columns differ in shape, names do not fit their number, or ``zoom`` is
+            under 1.
     """
     shapes = {name: tuple(images.shape) for name, images in columns.items()}
     if len(set(shapes.values())) != 1 or 0 in next(iter(shapes.values())):
         raise ValueError(f"columns must hold images of one shape (N, 3, H, W), N at least 1; got {shapes}")
-    edge = next(iter(shapes.values()))[-1]
+    num_rows, _, _, edge = next(iter(shapes.values()))
+    if len(rows) not in (0, num_rows):
+        raise ValueError(f"rows must name all of the {num_rows} images or none, got {len(rows)} names")
     zoom = choose_zoom(zoom, edge)
     pixels = np.stack([to_pixels(images) for images in columns.values()], axis=1)
+    names = [_break_name(name) for name in rows]
+    left = measure_names([line for name in names for line in name.splitlines()])
     picture = tile(pixels.reshape(-1, *pixels.shape[2:]), len(columns), zoom)
+    picture = np.pad(picture, ((0, 0), (left, 0), (0, 0)), constant_values=255)
 
     cell = edge * zoom
-    header = min(HEADER, cell / in_pixels(LETTER * max(map(len, columns))))
-    figure = frame_picture(picture, title, notes, in_pixels(HEADER * _LINE) + GAP)
+    wide = measure_names(list(columns)) > cell
+    headers = [name.replace(", ", ",\n") if wide else name for name in columns]
+    lines = [header.splitlines() for header in headers]
+    room = in_pixels(HEADER * _LINE) * max(map(len, lines)) + GAP
+    size = min(HEADER, cell / in_pixels(LETTER * max(len(line) for header in lines for line in header)))
+    figure = frame_picture(picture, title, notes, room)
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     base = (MARGIN + picture.shape[0] + GAP + 2) / height
-    for index, name in enumerate(columns):
-        centre = MARGIN + index * (cell + GAP) + cell / 2
-        figure.text(centre / width, base, name, size=header, ha="center", va="baseline")
+    for index, header in enumerate(headers):
+        centre = MARGIN + left + index * (cell + GAP) + cell / 2
+        figure.text(centre / width, base, header, size=size, ha="center", va="baseline")
+    for index, name in enumerate(names):
+        middle = MARGIN + picture.shape[0] - index * (cell + GAP) - cell / 2
+        _write_name(figure, MARGIN + left - 6, middle, name, left)
     return figure
+
+
+def _write_name(figure: Figure, right: int, middle: float, name: str, room: int) -> None:
+    """A name that ends at a place, in pixels from the bottom left; smaller where it is wider than ``room`` pixels."""
+    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+    x, y = right / width, middle / height
+    text = figure.text(x, y, name, size=HEADER, ha="right", va="center", parse_math=False)  # a file's name may have $
+    text.set_fontsize(HEADER * min(1, room / max(1, text.get_window_extent().width)))  # capitals are wider than LETTER
 
 
 def draw_contact_sheet(images: Images, columns: int = 8, zoom: int | None = None) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from asyrp_lit.plots.grid import DPI, GAP, HEADER, LETTER, MARGIN, choose_zoom, frame_picture, in_pixels, to_pixels
+from asyrp_lit.plots.grid import DPI, GAP, HEADER, MARGIN, choose_zoom, frame_picture, measure_names, to_pixels
 
 #: One image for every row and column, in [-1, 1].
 Cells = Float[Tensor, "rows columns channels height width"]
@@ -63,11 +63,6 @@ class _Sheet:
         return figure
 
 
-def _measure(texts: Sequence[str]) -> int:
-    """Pixels that the longest of some names takes, with a little room; none where there are no names."""
-    return round(max(map(len, texts)) * in_pixels(HEADER * LETTER)) + 8 if texts else 0
-
-
 def draw_matrix(
     cells: Cells,
     rows: Sequence[str],
@@ -96,8 +91,8 @@ def draw_matrix(
     num_rows, num_columns = _check_fits(cells, rows, columns, groups, aside)
     zoom = choose_zoom(None, cells.shape[-1])
     edge = cells.shape[-1] * zoom
-    names = _measure(list(aside))
-    start = names + (edge + _BREAK if aside else 0) + (_TEXT if groups else 0) + _measure(rows)
+    names = measure_names(list(aside))
+    start = names + (edge + _BREAK if aside else 0) + (_TEXT if groups else 0) + measure_names(rows)
     ceiling = _TEXT + (_BAND + GAP if bands else 0)
     per_group = num_rows // max(1, len(groups))
     lefts = [start + k * (edge + GAP) for k in range(num_columns)]

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from asyrp_lit.data.encoded import printable
 from asyrp_lit.data.images import RESULTS
 from asyrp_lit.data.latents import from_uint8
 from asyrp_lit.files import write_atomically
@@ -184,9 +185,9 @@ class Results:
         shown = keys[: self.cfg.show]
         names = ["source", *self.columns]
         if axes is None:
-            save_figure(
-                draw_grid({name: self._read(shown, name) for name in names}, self.title), self.folder / "grid.png"
-            )
+            cells = {name: self._read(shown, name) for name in names}
+            figure = draw_grid(cells, self.title, rows=[printable(key) for key in shown])
+            save_figure(figure, self.folder / "grid.png")
         else:
             for key in shown:
                 self._draw_square(key, axes)

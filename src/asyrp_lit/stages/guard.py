@@ -53,6 +53,7 @@ NOISE = (
     r"Checkpoint directory .* exists and is not empty",  # pretraining goes on in its folder
     r"Be aware that when using `ckpt_path`.*: \[\"ModelCheckpoint\{[^}]*\}\"\]\.$",  # it once kept pretraining's states
     r"The '\w+' does not have many workers",  # a store is read faster than a network runs
+    r"Glyph \d+ \(.*\) missing from font",  # matplotlib, of a file's name beside its pictures
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow, of photos that it does read; it refuses those twice as large
 )
 #: Variable with the sweep's folder, for a job that is a command of its own.

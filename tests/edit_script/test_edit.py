@@ -123,6 +123,21 @@ def test_a_folder_of_an_earlier_version_goes_on(edit, files, photos):
     assert "(settings.seed: 0 there, 1 asked for)" in edit(*common, "seed=1")[0].text
 
 
+def test_of_a_folder_to_which_an_image_was_added_only_that_is_inverted(edit, files, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    common = (f"direction={files['glasses']}", f"images={folder}", "strength=1")
+    for name, colour in (("a.png", "red"), ("b.png", "blue"), ("c.png", "green")):
+        Image.new("RGB", (40, 40), colour).save(folder / name)
+    assert "the others are in" not in edit(*common, out="three")[0].text
+    Image.new("RGB", (40, 40), "white").save(folder / "d.png")
+    assert "inverted 1 of 4 images, the others are in" in edit(*common, out="four")[0].text
+    assert "inverted 0 of 2 images, the others are in" in edit(*common, "n=2", out="two")[0].text
+    Image.new("RGB", (40, 40), "black").save(folder / "a.png")
+    assert "inverted 1 of 4 images, the others are in" in edit(*common, out="changed")[0].text
+    assert "the others are in" not in edit(*common, "num_steps=5", out="steps")[0].text
+
+
 def test_another_image_of_the_same_name_is_refused(edit, files, tmp_path):
     face = tmp_path / "a/face.png"
     face.parent.mkdir()

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from asyrp_lit.data.source import ImageSource
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.inversion.claims import Claims
 from asyrp_lit.inversion.invert import invert_images, sample_pred_x0
+from asyrp_lit.inversion.siblings import Siblings
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Table
 
@@ -59,6 +61,7 @@ def fill_store(
     rank: int = 0,
     world_size: int = 1,
     wait: bool = True,
+    siblings: Siblings | None = None,
 ) -> list[int]:
     """Compute the shards of a store that are missing or corrupt, on the device of the network.
 
@@ -78,6 +81,7 @@ def fill_store(
         num_workers: processes that decode the next batches meanwhile; the store's bytes do not depend on it.
         rank, world_size: of this process among those that were started together: where in the store it begins.
         wait: whether to wait for shards that others hold at the end, and compute them should their holders die.
+        siblings: stores from which images are copied instead of inverted; the bytes then depend on what they hold.
 
     Returns:
         The shards that it computed.
@@ -92,7 +96,8 @@ def fill_store(
     schedule = (make_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod).to(device)
     missing = store.missing_shards(verify=store.verify)
     todo = sum(len(store.shard_indices(k)) for k in missing)
-    compute, verb = (_sample_batch, "sample") if isinstance(source, RandomLatents) else (_invert_batch, "invert")
+    invert = partial(_copy_or_invert, siblings) if siblings else _invert_batch
+    compute, verb = (_sample_batch, "sample") if isinstance(source, RandomLatents) else (invert, "invert")
     name = f"{verb} {store.key.source}"
     bar = tqdm(total=len(store), initial=len(store) - todo, desc=name, unit="img", disable=not progress or not todo)
     computed: list[int] = []
@@ -139,6 +144,23 @@ def _invert_batch(
     if result.pred_x0 is not None:
         found["pred_x0"] = result.pred_x0.half().cpu()
     _check_finite(found, store, indices)
+    return batch | found
+
+
+def _copy_or_invert(
+    siblings: Siblings, model: HSpaceUNet, batch: Batch, store: LatentStore, indices: Sequence[int], schedule: Table
+) -> Batch:
+    """One batch as the store wants it, of which only the images that no sibling has pass through the network."""
+    copies = [siblings.find(store.item_keys[i], x_0) for i, x_0 in zip(indices, batch["x_0"], strict=True)]
+    rows = [row for row, copy in enumerate(copies) if copy is None]
+    inverted: Batch = {}
+    if rows:
+        rest = {name: tensor[rows] for name, tensor in batch.items()}
+        inverted = _invert_batch(model, rest, store, [indices[row] for row in rows], schedule)
+    found: Batch = {}
+    for name in store.specs.keys() - batch.keys():
+        fresh = iter(inverted.get(name, ()))
+        found[name] = torch.stack([next(fresh) if copy is None else copy[name] for copy in copies])
     return batch | found
 
 

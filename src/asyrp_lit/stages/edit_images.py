@@ -81,7 +81,8 @@ def open_latents(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionIn
         return Latents(store, _limit(cfg.n, len(store)), store.key.source.startswith("random-"))
     source = _open_source(cfg, model, infos)
     check_model(cfg, model, source)
-    return Latents(build_store(cfg, model, source), len(source), isinstance(source, RandomLatents))
+    store = build_store(cfg, model, source, reuse=cfg.images is not None)
+    return Latents(store, len(source), isinstance(source, RandomLatents))
 
 
 def _open_source(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionInfo]) -> LatentSource:

@@ -18,6 +18,7 @@ from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.files import write_atomically
 from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.inversion.fill import LatentSource, fill_store, make_store_key
+from asyrp_lit.inversion.siblings import Siblings
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Images
 from asyrp_lit.stages.device import find_rank, get_precision
@@ -68,11 +69,18 @@ def write_image_lists(sources: dict[str, LatentSource], run: Path) -> None:
 
 
 def build_store(
-    cfg: DictConfig, model: HSpaceUNet, source: LatentSource, pred_x0_steps: tuple[int, ...] = (), wait: bool = True
+    cfg: DictConfig,
+    model: HSpaceUNet,
+    source: LatentSource,
+    pred_x0_steps: tuple[int, ...] = (),
+    wait: bool = True,
+    reuse: bool = False,
 ) -> LatentStore:
     """The latents of a source, computed where they are missing.
 
-    Processes that do so at once share the work; ``wait=False`` does not wait for the shards of others.
+    Processes that do so at once share the work; ``wait=False`` does not wait for the shards of others. ``reuse=True``
+    copies images that other stores have: a saving for who adds to a folder, not for training, whose latents would
+    then depend, by rounding, on what had been inverted before.
     """
     if isinstance(source, StoredLatents):
         check_store(cfg, source.store, model)
@@ -87,8 +95,8 @@ def build_store(
         verb = "sampling" if isinstance(source, RandomLatents) else "inverting"
         mebibytes = store.num_bytes / 2**20
         log.info("%s into %s (%.1f MiB, %d shards to do)", verb, store.folder, mebibytes, len(missing))
-        rank = find_rank()
-        fill_store(
+        rank, siblings = find_rank(), Siblings(store) if reuse else None
+        computed = fill_store(
             model,
             source,
             store,
@@ -98,7 +106,11 @@ def build_store(
             rank=rank.number,
             world_size=rank.world_size,
             wait=wait,
+            siblings=siblings,
         )
+        if siblings and siblings.num_found:
+            count, places = sum(len(store.shard_indices(k)) for k in computed), ", ".join(sorted(siblings.places))
+            log.info("inverted %d of %d images, the others are in %s", count - siblings.num_found, count, places)
     else:
         log.info("reusing the latents in %s", store.folder)
     return store

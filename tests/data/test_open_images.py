@@ -1,15 +1,19 @@
 """Images by their path, and every data set of conf/data in the layout in which it comes."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from asyrp_lit.data.images import ImageFolder
 from asyrp_lit.data.latent_manifest import StoreKey
 from asyrp_lit.data.lmdb_images import ImageLMDB
 from asyrp_lit.data.open_images import find_shared, open_images, open_split
+from asyrp_lit.stages.latents import build_source
 
 CONF = str(Path(__file__).parents[2] / "conf")
 
@@ -95,6 +99,46 @@ def test_two_data_sets_with_one_folder_name_have_two_stores(save_pictures, tmp_p
     assert {source.name for source in sources} == {"images"}
     assert sources[0].keys == sources[1].keys
     assert len(stores) == 2
+
+
+@pytest.fixture(params=["folder", "LMDB"])
+def start(request, tmp_path, save_pictures, lsun, monkeypatch):
+    """The images as a script opens them when it starts, below ``tmp_path``; ``start.reads`` are those read so far."""
+    place = lsun if request.param == "LMDB" else save_pictures(tmp_path / "images", ["1.png", "2.png"])
+    settings = {"_target_": "asyrp_lit.data.open_images.open_images", "folder": str(place), "size": 8}
+    latents = {"kind": "inverted"}
+    cfg = OmegaConf.create({"data": {"train": settings}, "latents": latents, "paths": {"latents": str(tmp_path)}})
+    reads = []
+    for kind in (ImageFolder, ImageLMDB):
+        read = kind._read
+        monkeypatch.setattr(kind, "_read", lambda self, key, read=read: reads.append(key) or read(self, key))
+    return SimpleNamespace(
+        reads=reads,
+        file=place / ("data.mdb" if place == lsun else "1.png"),
+        open=lambda: build_source(cfg, "train", None),
+    )
+
+
+def test_a_second_start_reads_no_image_and_one_after_a_change_reads_all(start):
+    first = start.open().fingerprint()
+    read = len(start.reads)
+    assert read == len(start.open())
+    assert start.open().fingerprint() == first
+    assert len(start.reads) == read
+    stat = start.file.stat()
+    content = start.file.read_bytes()
+    start.file.write_bytes(content[::-1] if start.file.suffix == ".png" else content)
+    os.utime(start.file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a copy that keeps the times
+    assert (start.open().fingerprint() != first) is (start.file.suffix == ".png")
+    assert len(start.reads) == 2 * read
+
+
+def test_a_fingerprint_of_images_that_change_while_they_are_read_is_not_kept(start, tmp_path, monkeypatch):
+    source = start.open()
+    monkeypatch.setattr(source, "_read_all", lambda: os.utime(start.file) or "0" * 16)
+    assert source.fingerprint() == "0" * 16
+    assert [path.suffix for path in (tmp_path / "fingerprints").iterdir()] in ([], [".lock"])
+    assert start.open().fingerprint() != "0" * 16
 
 
 @pytest.mark.parametrize(("version", "val"), [(1, "val"), (2, "test")])

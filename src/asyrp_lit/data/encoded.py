@@ -3,15 +3,18 @@
 import hashlib
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from filelock import FileLock
 
 from asyrp_lit.data.decode import load_image
 from asyrp_lit.data.source import ImageItem
 from asyrp_lit.data.split import SeededPart, take_part
+from asyrp_lit.files import hold_alone, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class EncodedImages(ABC):
 
     #: What messages call such a place.
     kind: ClassVar[str]
+    #: Folder where fingerprints are kept, so that who needs one again reads no image; ``None`` keeps none.
+    fingerprints: Path | None = None
 
     def __init__(
         self,
@@ -70,6 +75,10 @@ class EncodedImages(ABC):
     @abstractmethod
     def _read(self, key: str) -> bytes:
         """The encoded image of a key."""
+
+    def _list_files(self) -> Iterable[Path]:
+        """The files that hold the images; none where that is not known."""
+        return ()
 
     def _choose_keys(self, start: int, limit: int | None, part: SeededPart | None) -> list[str]:
         if part is None:
@@ -117,12 +126,40 @@ class EncodedImages(ABC):
     def fingerprint(self) -> str:
         """Hex digits over the edge and, for every image in use, key, bytes and sha256 of the content.
 
-        Reads each of them once, on the first call.
+        Reads each of them once, on the first call; with ``fingerprints`` only if no process has done so since size or
+        times of a file changed. Others wait for the first that does.
         """
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
+        state = None if self.fingerprints is None else self._describe_files()
+        if self.fingerprints is None or state is None:
+            return self._read_all()
+        kept = self.fingerprints / state
+        if not kept.is_file():
+            self.fingerprints.mkdir(parents=True, exist_ok=True)
+            with hold_alone(FileLock(f"{kept}.lock"), f"reading all images of {self.path}"):
+                if not kept.is_file():
+                    digest = self._read_all()
+                    if self._describe_files() != state:
+                        return digest  # they changed meanwhile
+                    write_atomically(kept, digest.encode())
+        return kept.read_text()
+
+    def _describe_files(self) -> str | None:
+        """Hex digits over the images in use and the size and times of their files; ``None`` without such."""
+        place = f"{self.size} px of {self.path.resolve()}\n"
+        digest, known = hashlib.sha256(place.encode(errors="surrogateescape")), False
+        for path in self._list_files():
+            stat, known = path.stat(), True
+            # A copy may keep the time of modification, but not that of the change.
+            digest.update(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
+        for key in self.keys:
+            digest.update(f"{key}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:32] if known else None
+
+    def _read_all(self) -> str:
         digest = hashlib.sha256(f"{self.size} px\n".encode())
         for key in self.keys:
             content = self._read(key)

@@ -75,6 +75,9 @@ class ImageFolder(EncodedImages):
         accepted = f"accepted are files {' '.join(SUFFIXES)}, or an LMDB (data.mdb); results of edit.py are left out"
         raise ValueError(f"folder {self.path} has no images; {accepted}")
 
+    def _list_files(self) -> Iterator[Path]:
+        return (self._base / key for key in self.keys)
+
     def _read(self, key: str) -> bytes:
         return (self._base / key).read_bytes()
 

@@ -79,6 +79,9 @@ class ImageLMDB(EncodedImages):
             f"{', the first keys are ' if keys else ''}{', '.join(keys)}; {_EXPECTED}"
         )
 
+    def _list_files(self) -> list[Path]:
+        return [self.path / FILE]
+
     def _read(self, key: str) -> bytes:
         with read_lmdb(self.path) as transaction:
             content = transaction.get(key.encode(errors="surrogateescape"))

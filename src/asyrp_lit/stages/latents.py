@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from asyrp_lit.data.encoded import EncodedImages
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import find_shared
 from asyrp_lit.data.random_latents import RandomLatents
@@ -46,9 +47,11 @@ def build_source(cfg: DictConfig, split: str, attribute: Attribute | None) -> La
     if cfg.latents.kind != "inverted":
         raise ValueError(f"latents.kind must be inverted, random or stored, got {cfg.latents.kind!r}")
     node = cfg.data[split]
-    if "where" in node and node.where is None and attribute is not None and attribute.where is not None:
-        return instantiate(node, where=attribute.where)  # type: ignore[no-any-return]
-    return instantiate(node)  # type: ignore[no-any-return]
+    applies = "where" in node and node.where is None and attribute is not None and attribute.where is not None
+    source: LatentSource = instantiate(node, where=attribute.where) if applies and attribute else instantiate(node)
+    if isinstance(source, EncodedImages):
+        source.fingerprints = Path(cfg.paths.latents) / "fingerprints"
+    return source
 
 
 def build_sources(cfg: DictConfig, attribute: Attribute) -> dict[str, LatentSource]:

@@ -48,13 +48,13 @@ def direction(scripts, tmp_path_factory):
     """A direction file for the random network: ``direction(FINGERPRINT)``."""
     model = HSpaceUNet(UNet2DModel.from_pretrained(scripts.unet), "custom")
 
-    def write(fingerprint=None):
+    def write(fingerprint=None, **texts):
         arguments = direction_arguments("global", model.h_channels, model.h_size, model.temb_channels, ())
         module = make_direction("global", **arguments)
         torch.nn.init.normal_(next(module.parameters()), generator=torch.Generator().manual_seed(0))
-        texts = {"attribute": "glasses", "src_text": "person with no glasses", "trg_text": "person with glasses"}
+        known = {"attribute": "glasses", "src_text": "person with no glasses", "trg_text": "person with glasses"}
         network = {"base_model": "custom", "base_fingerprint": fingerprint or model.fingerprint()}
-        info = DirectionInfo("global", arguments, **texts, **network, t_edit=333, t_boost=0, num_steps=4)
+        info = DirectionInfo("global", arguments, **known | texts, **network, t_edit=333, t_boost=0, num_steps=4)
         path = tmp_path_factory.mktemp("direction") / "glasses.safetensors"
         save_direction(path, module, info)
         return path
@@ -194,6 +194,8 @@ def test_a_sweep_again_edits_nothing_and_a_larger_grid_only_its_new_cells(measur
         (["sweep=true", "direction=/nowhere.safetensors"], "there is no direction file /nowhere.safetensors, nor an"),
         (["sweep=true", "direction=glasses"], "glasses.safetensors was trained on ddpmpp_avatars"),  # of the package
         (["sweep=true", "direction={foreign}"], "Choose the base model custom"),
+        (["sweep=true", "direction=[smiling,glasses]"], "sweep=true needs direction="),
+        (["sweep=true", "direction={textless}"], "(global) has no texts, by which CLIP judges the cells of sweep=true"),
         (["sweep=true", "direction={direction}", "t_edits=[]"], "t_edits must be null or a list of timesteps"),
         (["sweep=true", "direction={direction}", "t_edits=[a]"], "t_edits must be whole numbers, 0 to 1000, got 'a'"),
         (["sweep=true", "direction={direction}", "t_edits=[1000]"], "t_edits: no step edits with 1000"),
@@ -202,7 +204,7 @@ def test_a_sweep_again_edits_nothing_and_a_larger_grid_only_its_new_cells(measur
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_wrong_input_ends_with_one_message(scripts, tiny, direction, tmp_path, overrides, message):
-    files = {"direction": direction(), "foreign": direction("0" * 12)}
+    files = {"direction": direction(), "foreign": direction("0" * 12), "textless": direction(src_text="", trg_text="")}
     given = [
         override.format(**files) if override.startswith("direction=") else override
         for override in overrides
@@ -216,6 +218,7 @@ def test_wrong_input_ends_with_one_message(scripts, tiny, direction, tmp_path, o
     assert message in outcome.text
     assert outcome.text.count("[ERROR]") == 1
     assert "Traceback" not in outcome.text
+    assert "LPIPS curves" not in outcome.text  # before any work
     assert not (tmp_path / "run/interval.json").exists()
 
 

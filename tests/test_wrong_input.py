@@ -151,13 +151,14 @@ def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, t
     ("overrides", "message"),
     [
         ([], "evaluate.py needs direction="),
+        (["direction=[smiling,glasses]"], "evaluate.py needs direction=, a file (train.py writes one) or the name of"),
         (["direction=/nowhere.safetensors"], "there is no direction file /nowhere.safetensors, nor an embedded"),
         (["direction=glasses"], "glasses.safetensors was trained on ddpmpp_avatars"),
         (["direction={unet}/diffusion_pytorch_model.safetensors"], "is not a direction file of asyrp_lit"),
         (["direction={run}/glasses.safetensors", "attr=beard"], "edits 'glasses': add attr=glasses"),
         (["direction={run}/glasses.safetensors", "strengths=[]"], "strengths must name one strength or more"),
     ],
-    ids=["none", "missing", "of the package", "another file", "another attribute", "no strengths"],
+    ids=["none", "several", "missing", "of the package", "another file", "another attribute", "no strengths"],
 )
 def test_evaluate_says_what_is_wrong_with_a_direction(fail, scripts, finished, overrides, message):
     options = [override.format(run=finished, unet=scripts.unet) for override in overrides]

@@ -1,5 +1,7 @@
 """Photos that are large and input that is wrong, for ``edit.py``."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +35,14 @@ def test_a_photo_of_many_megapixels_is_edited_without_a_warning(edit, files, tmp
         (("process=both",), "process must be one of asymmetric, symmetric"),
         (("animate=avi",), "animate must be one of None, gif, mp4"),
         (("n=0",), "n must be null or a whole number"),
+        (("num_steps=8.5",), "num_steps must be null or a whole number, 2 or more, got 8.5"),
+        (("t_edit=abc",), "t_edit must be null or a whole number, 0 or more, got 'abc'"),
+        (("t_edit=300.5",), "t_edit must be null or a whole number, 0 or more, got 300.5"),
+        (("seed=abc",), "seed must be a whole number, 0 or more, got 'abc'"),
+        (("images=5",), "images must be null, random, a path, or a list of image files, got 5"),
+        (("images=[]",), "images must be null, random, a path, or a list of image files, got []"),
+        (("images=[/no/a.png]",), "there is no image file /no/a.png"),
+        (("where=5",), "where must be null or the path of a picture, got 5"),
         (("t_edit=1000",), "no step edits"),
         (("where=/no/mask.png",), "/no/mask.png"),
         (("where=TMP/BLACK",), "is black everywhere"),
@@ -74,6 +84,23 @@ def test_results_among_the_images_are_refused(edit, files, tmp_path, place):
     assert outcome.code == 1
     assert f"choose another folder, such as out={images / 'edited'}" in outcome.text
     assert [*images.iterdir()] == [images / "me.png"]
+
+
+def test_a_list_of_files_is_edited_in_its_order(edit, files, photos):
+    named = [photos / "below/one.png", photos / "a.png"]
+    outcome, out = edit(f"direction={files['glasses']}", f"images=[{named[0]},{named[1]}]", "strength=1")
+    assert outcome.code == 0, outcome.text
+    assert list(json.loads((out / "edit.json").read_text())["images"]) == ["below/one.png", "a.png"]
+    assert sorted(path.name for path in out.rglob("strength_1.png")) == ["strength_1.png"] * 2
+
+
+@pytest.mark.parametrize("kind", ["mean", "global"])
+def test_what_cannot_be_averaged_is_refused_before_any_work(edit, files, kind):
+    outcome, out = edit(f"direction={files['eps']}", f"kind={kind}")
+    assert outcome.code == 1
+    assert "only directions in h-space are averaged, this one is in eps-space" in outcome.text
+    assert "invert" not in outcome.text
+    assert not out.exists()
 
 
 def test_a_strength_beyond_all_numbers_leaves_no_picture(edit, files, photos):

@@ -14,6 +14,19 @@ from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import BottleneckH, Table, TimeEmbedding, Timesteps
 
 
+def check_averaged(direction: Direction) -> None:
+    """See that a direction can be averaged.
+
+    Raises:
+        ValueError: it is not in h-space.
+    """
+    if (space := get_space(direction)) != "h":
+        raise ValueError(
+            f"only directions in h-space are averaged, this one is in {space}-space: delta_h means the same for every "
+            f"image, a change of {'eps' if space == 'eps' else 'x_t'} does not"
+        )
+
+
 class _Recorder:
     """A direction that remembers the sum of what it proposed at each t."""
 
@@ -52,10 +65,7 @@ def average_direction(
     Raises:
         ValueError: there is no image, no timestep in the interval, or the direction is not in h-space.
     """
-    if get_space(direction) != "h":
-        raise ValueError(
-            "only directions in h-space are averaged: delta_h means the same for every image, eps does not"
-        )
+    check_averaged(direction)
     recorder, num_images = _Recorder(direction), 0
     needed = tuple(t for t in grid if t >= interval.t_edit)
     for x_T in batches:

@@ -6,7 +6,7 @@ import torch
 
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
-from asyrp_lit.editing.average import average_direction, average_timesteps, describe_average
+from asyrp_lit.editing.average import average_direction, average_timesteps, check_averaged, describe_average
 from asyrp_lit.library.edit import DirectionInput, load_directions
 from asyrp_lit.library.images import ImageInput
 from asyrp_lit.library.latents import BATCH_SIZE, Latents, check_count, find_latents, get_device
@@ -42,6 +42,7 @@ def average(
     (chosen,) = load_directions(model, [direction])
     device = get_device(model)
     placed, info = chosen.place_on(model, device)
+    check_averaged(placed)
     latents = find_latents(model, images, info.num_steps, info.num_steps, batch_size)
     batches = (x_T.to(device) for x_T in torch.split(latents.x_T, batch_size))
     grid, interval = make_time_grid(info.num_steps), Interval(info.t_edit, info.t_boost, info.t_start)

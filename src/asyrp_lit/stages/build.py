@@ -35,6 +35,7 @@ COUNTS = {
     "method.num_steps": 2,
     "method.t_0": 1,
     "inversion_batch_size": 1,
+    "seed": 0,
     "callbacks.preview_images": 1,
     "latents.num_workers": 0,
     "latents.read_workers": 0,

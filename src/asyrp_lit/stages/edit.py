@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from asyrp_lit.editing.mask import read_mask
@@ -35,6 +35,8 @@ CHOICES = {
 }
 #: Whole numbers of the configuration and the least each may be.
 COUNTS = {"average_images": 1, "animate_frames": 3, "zoom": 1, "show": 1}
+#: Those that may be null.
+OPTIONAL = {"n": 1, "num_steps": 2, "t_edit": 0, "t_start": 0, "t_boost": 0}
 
 
 def check_edit_settings(cfg: DictConfig) -> None:
@@ -51,8 +53,23 @@ def check_edit_settings(cfg: DictConfig) -> None:
     for name, least in COUNTS.items():
         if type(cfg[name]) is not int or cfg[name] < least:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {cfg[name]!r}")
-    if cfg.n is not None and (type(cfg.n) is not int or cfg.n < 1):
-        raise ValueError(f"n must be null or a whole number, 1 or more, got {cfg.n!r}")
+    for name, least in OPTIONAL.items():
+        if cfg[name] is not None and (type(cfg[name]) is not int or cfg[name] < least):
+            raise ValueError(f"{name} must be null or a whole number, {least} or more, got {cfg[name]!r}")
+    check_places(cfg)
+
+
+def check_places(cfg: DictConfig) -> None:
+    """See that images and mask are named by paths.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if cfg.where is not None and not isinstance(cfg.where, str):
+        raise ValueError(f"where must be null or the path of a picture, got {cfg.where!r}")
+    named = cfg.images if isinstance(cfg.images, ListConfig) else [cfg.images]
+    if cfg.images is not None and not (named and all(isinstance(name, str) for name in named)):
+        raise ValueError(f"images must be null, random, a path, or a list of image files, got {cfg.images!r}")
 
 
 def choose_folder(cfg: DictConfig) -> Path:

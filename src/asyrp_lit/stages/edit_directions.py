@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
-from asyrp_lit.editing.average import average_direction, average_timesteps, describe_average
+from asyrp_lit.editing.average import average_direction, average_timesteps, check_averaged, describe_average
 from asyrp_lit.editing.plan import EditPlan, LoadedDirection, make_plan
 from asyrp_lit.hspace.direction import DirectionInfo, load_direction, save_direction
 from asyrp_lit.hspace.embedded import find_direction
@@ -97,7 +97,12 @@ def average_directions(
     """The same directions with delta_h averaged over train images (``kind=mean``), and over timesteps (``global``).
 
     Each average is a direction file under ``paths.averages``, made once.
+
+    Raises:
+        ValueError: one is not in h-space.
     """
+    for direction in directions:
+        check_averaged(direction.loaded[0])
     return [_average(cfg, model, direction) for direction in directions]
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
+from asyrp_lit.data.image_files import ImageFiles
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import open_images
 from asyrp_lit.data.random_latents import RandomLatents
@@ -75,8 +76,9 @@ def open_latents(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionIn
     Raises:
         FileNotFoundError, ValueError: there are no such images, or a store is for another network or other steps.
     """
-    if is_url(cfg.images) or (cfg.images not in (None, RANDOM) and (Path(cfg.images) / "manifest.json").is_file()):
-        stored = StoredLatents(open_store(cfg.images, Path(cfg.paths.cache) / "latents", _CACHE_BYTES))
+    place = cfg.images if isinstance(cfg.images, str) and cfg.images != RANDOM else None
+    if place and (is_url(place) or (Path(place) / "manifest.json").is_file()):
+        stored = StoredLatents(open_store(place, Path(cfg.paths.cache) / "latents", _CACHE_BYTES))
         store = build_store(cfg, model, stored)
         return Latents(store, _limit(cfg.n, len(store)), store.key.source.startswith("random-"))
     source = _open_source(cfg, model, infos)
@@ -86,6 +88,8 @@ def open_latents(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionIn
 
 
 def _open_source(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionInfo]) -> LatentSource:
+    if isinstance(cfg.images, ListConfig):
+        return ImageFiles(cfg.images, model.image_size, limit=cfg.n, on_bad_image=cfg.on_bad_image)
     if cfg.images not in (None, RANDOM):
         return open_images(cfg.images, model.image_size, limit=cfg.n, on_bad_image=cfg.on_bad_image)
     count = cfg.n or _DEFAULT_COUNT

@@ -59,6 +59,11 @@ def load_swept(cfg: DictConfig, model: HSpaceUNet, grid: tuple[int, ...]) -> Swe
         ValueError: it is no direction, one of another base model, or a wanted interval is not possible.
     """
     direction, info = load_direction(find_direction(cfg.direction), model.fingerprint(), model.name)
+    if info.src_text == info.trg_text:
+        raise ValueError(
+            f"direction {cfg.direction} ({info.kind}) has no texts, by which CLIP judges the cells of sweep=true: take "
+            "one that has, such as train.py writes"
+        )
     for name in ("t_edits", "t_boosts"):
         _check_timesteps(name, cfg[name])
     for t_edit in cfg.t_edits or ():

@@ -47,8 +47,11 @@ def describe(attribute: Attribute) -> str:
 @alone_in_folder
 def evaluate(cfg: DictConfig) -> None:
     """Metrics of a direction file at several strengths, how monotone they are in it, and a grid."""
-    if cfg.direction is None:
-        raise ValueError("evaluate.py needs direction=, a file (train.py writes one) or the name of an embedded one")
+    if not isinstance(cfg.direction, str):
+        raise ValueError(
+            "evaluate.py needs direction=, a file (train.py writes one) or the name of an embedded one; got "
+            f"{cfg.direction!r}"
+        )
     if not cfg.strengths:
         raise ValueError("strengths must name one strength or more, such as strengths=[0.5,1.0]")
     path = find_direction(cfg.direction)

@@ -71,8 +71,11 @@ def check_options(cfg: DictConfig) -> None:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {cfg[name]!r}")
     if type(cfg.sweep) is not bool:
         raise ValueError(f"sweep must be true or false, got {cfg.sweep!r}")
-    if cfg.sweep and cfg.direction is None:
-        raise ValueError("sweep=true needs direction=, a file (train.py writes one) or the name of an embedded one")
+    if cfg.sweep and not isinstance(cfg.direction, str):
+        raise ValueError(
+            "sweep=true needs direction=, a file (train.py writes one) or the name of an embedded one; got "
+            f"{cfg.direction!r}"
+        )
     if cfg.direction is not None and not cfg.sweep:
         raise ValueError("direction is for sweep=true only: add that, or leave the direction out")
     if cfg.interval.kind not in ("lpips", "measured"):

@@ -1,5 +1,7 @@
 import signal
+import sys
 import threading
+from contextlib import contextmanager, suppress
 
 import pytest
 from lightning.pytorch import Callback
@@ -48,6 +50,42 @@ def test_the_handler_before_is_put_back_and_a_second_sigterm_is_ignored_while_cl
     with pytest.raises(Terminated):
         work()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signals_that_are_repeated_do_not_cut_off_what_cleans_up_with_errors_of_its_own():
+    cleaned = []
+
+    @contextmanager
+    def clean_up():
+        try:
+            yield
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            with suppress(OSError):
+                raise OSError("no log to write to")
+            try:
+                raise OSError("no log to write to")
+            except OSError:
+                signal.raise_signal(signal.SIGTERM)
+            cleaned.append(1)
+
+    with sigterm_ends(), pytest.raises(Terminated), clean_up():
+        signal.raise_signal(signal.SIGTERM)
+    assert cleaned == [1]
+
+
+def test_the_next_sigterm_ends_a_process_in_which_python_swallowed_one(monkeypatch):
+    class Loader:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    swallowed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: swallowed.append(unraisable.exc_type))
+    with sigterm_ends():
+        Loader()  # gone at once
+        assert swallowed == [Terminated]
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_submitits_handler_which_only_notes_the_signal_does_not_swallow_it():

@@ -2,12 +2,12 @@
 
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -32,8 +32,17 @@ class Terminated(SystemExit):
         self.note = note
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut off what cleans up now
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Raise, unless an earlier one is on its way out: a further signal would cut off what cleans up now.
+
+    SIG_IGN would do for that too, but Python swallows what is raised within ``__del__``; then the next signal has to
+    end the process.
+    """
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, Terminated):
+            return
+        error = error.__context__
     raise Terminated
 
 

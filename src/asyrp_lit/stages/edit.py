@@ -80,7 +80,7 @@ def choose_folder(cfg: DictConfig) -> Path:
     """
     folder = Path(cfg.out) if cfg.out else run_folder()
     own = (folder.resolve(), folder.resolve() / "images")
-    if cfg.images not in (None, RANDOM) and Path(cfg.images).expanduser().resolve() in own:
+    if isinstance(cfg.images, str) and cfg.images != RANDOM and Path(cfg.images).expanduser().resolve() in own:
         raise ValueError(
             f"the results would lie among the images of {cfg.images}, and be edited themselves by a rerun: choose "
             f"another folder, such as out={Path(cfg.images) / 'edited'}"

@@ -1,12 +1,17 @@
 """What a run that goes on with other settings, by resume=FOLDER, takes over, refuses and leaves as it was."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from asyrp_lit.training.state import KeepState
+
+TWO = ("trainer.devices=2", "+trainer.strategy=ddp", "+trainer.use_distributed_sampler=false")
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +134,44 @@ def test_a_run_stopped_within_its_second_pass_does_not_end_with_one(stopped, tra
     assert outcome.code == 1
     assert "method.passes must be at least 2" in outcome.text
     assert "which has done 1 and a part of the next, got 1" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (["method.batch_size=3"], "not of 3 times 1: give method.batch_size=2, with resume=RUN"),
+        (["method.batch_size=2", *TWO], "not of 2 times 2: give method.batch_size=1, with resume=RUN"),
+        (["method.batch_size=1", *TWO, "trainer.devices=3"], "not of 1 times 3: give processes that divide 2, with"),
+    ],
+    ids=["one process", "two", "three"],
+)
+def test_another_joint_batch_is_refused_with_the_batch_size_to_give(stopped, train, tmp_path, sizes, message):
+    before = read_folder(stopped)
+    outcome = train(tmp_path / "start", f"resume={stopped}", *sizes)
+    assert outcome.code == 1
+    assert outcome.text.count("[ERROR]") == 1
+    expected = f"{stopped}/last.ckpt is of 2 images per update, method.batch_size times processes, {message}"
+    assert expected.replace("RUN", str(stopped)) in outcome.text
+    assert read_folder(stopped) == before
+
+
+def test_auto_is_the_joint_batch_of_the_run_that_goes_on(stopped, whole, train, tmp_path):
+    outcome = train(tmp_path / "start", f"resume={stopped}", "method.batch_size=auto")
+    assert outcome.code == 0, outcome.text
+    assert "method.batch_size=auto: 2" in outcome.text
+    assert OmegaConf.load(stopped / "settings.yaml").settings.method.batch_size == "auto"
+    assert read_results(stopped) == read_results(whole)
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_one_process_to_two_and_back(stopped, train, tmp_path, scripts, outputs):
+    common = (*scripts.tiny(outputs), *scripts.portraits, "interval=all", "method.passes=1", "method.batch_size=1")
+    places = (f"hydra.run.dir={tmp_path / 'start'}", f"resume={stopped}")
+    command = [sys.executable, scripts.root / "train.py", *common, *TWO, *places]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert torch.load(stopped / "last.ckpt", weights_only=True)["batch_size"] == 1
+    outcome = train(tmp_path / "back", f"resume={stopped}", "method.passes=2", "method.batch_size=2")
+    assert outcome.code == 0, outcome.text
+    assert torch.load(stopped / "last.ckpt", weights_only=True)["global_step"] == 4 * 4

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from asyrp_lit.training.state import KeepState
+
 SCRIPT = Path(__file__).with_name("fit_direction.py")
 
 
-def train_in_processes(folder, devices, batch_size, chunk_size=0):
+def train_in_processes(folder, devices, batch_size, chunk_size=0, checkpoint=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, SCRIPT, folder, str(devices), str(batch_size), str(chunk_size)]
+    command = [sys.executable, SCRIPT, folder, str(devices), str(batch_size), str(chunk_size), *checkpoint]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / f"{devices}.pt", weights_only=True)
@@ -52,3 +54,22 @@ def test_two_processes_with_one_image_each_keep_their_states(tmp_path):
     train_in_processes(tmp_path, 2, 1)
     slots = torch.load(tmp_path / "2/last.ckpt", weights_only=True)["slots"]
     assert slots["x"].shape[:2] == (2, 1)
+
+
+class StopAfterSaving(KeepState):
+    """Ends a run after its first batch."""
+
+    def _save(self, trainer):
+        super()._save(trainer)
+        raise RuntimeError("stopped")
+
+
+@pytest.mark.slow
+def test_a_run_that_one_process_began_goes_on_in_two_with_the_same_joint_batch(tiny, tmp_path):
+    """Staggered, the images on their way are handed over too."""
+    last, options = tmp_path / "last.ckpt", {"batch_size": 4, "lr": 0.01, "train_strengths": (0.5, 1.75)}
+    tiny.fit(tmp_path, 2, [StopAfterSaving(last)], stagger=True, **options)
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    alone = train_in_processes(tmp_path, 1, 4)
+    together = train_in_processes(tmp_path, 2, 2, checkpoint=[last])
+    assert_close(together, alone, atol=1e-6, rtol=0)

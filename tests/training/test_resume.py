@@ -102,6 +102,18 @@ def test_a_state_from_before_there_were_strengths_goes_on_at_strength_1(tiny, tm
     )
 
 
+def test_images_on_their_way_in_two_processes_go_on_in_one(tiny, tmp_path):
+    last, options = tmp_path / "last.ckpt", {"max_epochs": 2, "stagger": True, "lr": 0.01}
+    whole = tiny.fit(tmp_path, **options)
+    tiny.fit(tmp_path, callbacks=[KeepState(last), Kill("on_train_batch_start", 3)], **options)
+    state = torch.load(last, weights_only=True)
+    state["slots"] = {name: value.transpose(0, 1) for name, value in state["slots"].items()}  # (2 processes, 1 image)
+    torch.save(state, last)
+    assert_close(
+        tiny.copy_weights(tiny.fit(tmp_path, resume=last, **options)), tiny.copy_weights(whole), atol=0, rtol=0
+    )
+
+
 def test_a_run_killed_in_its_validation_still_reports_its_metrics(tiny, tmp_path):
     last, reports = tmp_path / "last.ckpt", []
     for kill, resume in (([], None), ([Kill("on_validation_start")], None), ([], last)):

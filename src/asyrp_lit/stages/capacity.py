@@ -52,7 +52,7 @@ def find_training_sizes(cfg: DictConfig, module: AsyrpModule, num_images: int, k
         cfg: the run's.
         module: on the CPU still; it is moved.
         num_images: that are trained on; a batch has an eighth of them at the most.
-        kept: batch size of the checkpoint that the run goes on from, which stays.
+        kept: images per update of the checkpoint that the run goes on from, which stay.
     """
     method = cfg.method
     if AUTO not in (method.batch_size, method.chunk_size):

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.hspace.direction import read_direction
+from asyrp_lit.stages.capacity import AUTO as AUTO_SIZE
 from asyrp_lit.stages.device import count_processes, find_rank
 from asyrp_lit.stages.guard import RefusedStartError, find_sweep, run_folder
 from asyrp_lit.stages.lock import is_busy
@@ -35,7 +36,6 @@ FIXED = (
         "method.kind",
         "method.num_steps",
         "method.t_0",
-        "method.batch_size",
         "method.stagger",
         "method.loss",
         "method.train_strengths",
@@ -171,7 +171,8 @@ def _check_same(cfg: DictConfig, run: Path) -> None:
 def _check_fixed(cfg: DictConfig, run: Path) -> None:
     """See that what a resumed run may not change is as it was."""
     kept = read_settings(run) or read_hydra(run)
-    for group in FIXED if kept is not None else ():
+    old = ("method.batch_size",) if read_joint_batch(run / "last.ckpt") is None else ()
+    for group in FIXED + old if kept is not None else ():
         assert kept is not None
         if OmegaConf.select(kept[0], group) != OmegaConf.select(cfg, group):
             overrides = " ".join(kept[1])
@@ -223,6 +224,24 @@ def check_passes(checkpoint: Path, passes: int) -> None:
         )
 
 
-def read_batch_size(checkpoint: Path) -> int | None:
-    """Images per update of the run that left a checkpoint; ``None`` if it does not say."""
-    return load_whole(checkpoint).get("batch_size")
+def check_joint_batch(checkpoint: Path, cfg: DictConfig) -> None:
+    """See that all processes together take as many images per update as before; ``auto`` will.
+
+    Raises:
+        ValueError: they do not.
+    """
+    joint, batch_size, processes = read_joint_batch(checkpoint), cfg.method.batch_size, count_processes(cfg)
+    if joint is None or batch_size == AUTO_SIZE or batch_size * processes == joint:
+        return
+    advice = f"method.batch_size={joint // processes}" if joint % processes == 0 else f"processes that divide {joint}"
+    raise ValueError(
+        f"{checkpoint} is of {joint} images per update, method.batch_size times processes, not of {batch_size} times "
+        f"{processes}: give {advice}, with resume={checkpoint.parent}"
+    )
+
+
+def read_joint_batch(checkpoint: Path) -> int | None:
+    """Images per update, of all processes, of the run that left a checkpoint; ``None`` if it does not say."""
+    loop = load_whole(checkpoint).get("loops", {}).get("fit_loop", {})
+    loaders = loop.get("state_dict", {}).get("combined_loader")
+    return loaders[0].get("joint_batch_size") if loaders else None

@@ -33,11 +33,12 @@ from asyrp_lit.stages.resume import (
     AUTO,
     TakeOver,
     begin,
+    check_joint_batch,
     check_passes,
     choose_run,
     hydra_goes_back,
-    read_batch_size,
     read_finished,
+    read_joint_batch,
     say_how_to_go_on,
 )
 from asyrp_lit.training.asyrp import AsyrpModule
@@ -180,12 +181,13 @@ def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictC
     if checkpoint:
         check_fits(checkpoint, module)
         check_passes(checkpoint, cfg.method.passes)
+        check_joint_batch(checkpoint, cfg)
     train_store = build_store(cfg, model, sources["train"], choose_cached_steps(cfg, grid, interval.t_edit))
     val_store = build_store(cfg, model, sources["val"])
     title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")
     trainer = build_trainer(cfg, run, title, take_over)
     num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
-    find_training_sizes(cfg, module, num_trained, read_batch_size(checkpoint) if checkpoint else None)
+    find_training_sizes(cfg, module, num_trained, read_joint_batch(checkpoint) if checkpoint else None)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     options = {"seed": cfg.seed, "num_workers": cfg.latents.read_workers, "num_train_images": num_trained}
     data = LatentsDataModule(train_store, val_store, *batch_sizes, **options)

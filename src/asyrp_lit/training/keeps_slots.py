@@ -57,12 +57,19 @@ class KeepsSlots(LightningModule):
         self._saved_slots = checkpoint.get("slots")
 
     def on_train_start(self) -> None:
-        """Put the images on their way back; another number of processes or other data starts new ones."""
+        """Put the images on their way back, each into its place of the joint batch; another size of it has new ones."""
         saved, self._saved_slots = self._saved_slots, None
-        data = getattr(self.trainer, "datamodule", None)
-        if saved is None or not isinstance(data, LatentsDataModule) or len(saved["x"]) != self.trainer.world_size:
+        data, rank, world_size = (
+            getattr(self.trainer, "datamodule", None),
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        if saved is None or not isinstance(data, LatentsDataModule):
             return
-        own = {name: value[self.trainer.global_rank].to(self.device) for name, value in saved.items()}
+        joint = {name: value.transpose(0, 1).flatten(0, 1) for name, value in saved.items()}
+        if len(joint["x"]) != data.batch_sizes["train"] * world_size:
+            return
+        own = {name: value[rank::world_size].to(self.device) for name, value in joint.items()}
         own.setdefault("strength", torch.ones(len(own["x"]), device=self.device))  # before there were others than 1
         pred_x0 = LatentDataset(data.stores["train"])[own["index"].tolist()].pred_x0
         kept = None if pred_x0 is None else pred_x0[:, len(self.lead_steps) :].to(self.device)

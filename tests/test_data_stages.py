@@ -37,10 +37,9 @@ def test_a_folder_is_split_without_overlap_and_the_split_is_written_down(scripts
     assert (len(train), len(val)) == (7, 3)
     assert sorted(train + val) == sorted(path.name for path in own.iterdir())
     assert "train images too" not in text
-    stores = {
-        store.key.source_fingerprint: store.item_keys for store in map(LatentStore.open, tmp_path.glob("latents/*"))
-    }
-    assert sorted(stores.values()) == sorted([train, val])
+    stores = [LatentStore.open(manifest.parent) for manifest in tmp_path.glob("latents/*/manifest.json")]
+    assert len({store.key.source_fingerprint for store in stores}) == 2
+    assert sorted(store.item_keys for store in stores) == sorted([train, val])
 
 
 def test_one_image_is_trained_and_judged_on_with_one_warning(scripts, own, tmp_path):

@@ -57,6 +57,20 @@ def scripts(tmp_path_factory):
     return SimpleNamespace(run=run_script, tiny=tiny, portraits=portraits, root=ROOT, unet=unet)
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Where all runs of a file are, so that they share latents."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def whole(train, outputs):
+    """A run that nothing stopped, by the file's own ``train``."""
+    outcome = train(outputs / "whole")
+    assert outcome.code == 0, outcome.text
+    return outputs / "whole"
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """A job of SLURM with the number 7 and one task: the file in which ``scontrol`` notes what it is called with."""

@@ -71,12 +71,6 @@ def test_processes_of_torchrun_that_start_in_different_seconds_train_in_one_fold
     assert len(list(tmp_path.glob("train/*/*/*/metrics.json"))) == 1
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """Where all runs are, so that they share latents."""
-    return tmp_path_factory.mktemp("outputs")
-
-
 @pytest.fixture
 def fail(scripts, outputs, tmp_path):
     """Train in ``tmp_path/run`` until a process fails: exit code, output, and whether the second process is left."""

@@ -21,24 +21,10 @@ HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquir
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """Where all runs are, so that they share latents."""
-    return tmp_path_factory.mktemp("outputs")
-
-
-@pytest.fixture(scope="module")
 def train(scripts, outputs):
     """Train in a folder, few steps on four portraits: ``train(RUN, *OVERRIDES)``."""
     common = (*scripts.tiny(outputs), *scripts.portraits, *ONCE)
     return lambda run, *overrides: scripts.run("train.py", *common, f"hydra.run.dir={run}", *overrides)
-
-
-@pytest.fixture(scope="module")
-def whole(train, outputs):
-    """A run that nothing stopped."""
-    outcome = train(outputs / "whole")
-    assert outcome.code == 0, outcome.text
-    return outputs / "whole"
 
 
 @pytest.fixture(scope="module")

@@ -15,24 +15,10 @@ TWO = ("trainer.devices=2", "+trainer.strategy=ddp", "+trainer.use_distributed_s
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """Where all runs are, so that they share latents."""
-    return tmp_path_factory.mktemp("outputs")
-
-
-@pytest.fixture(scope="module")
 def train(scripts, outputs):
     """Train in a folder, few steps on four portraits in two batches: ``train(RUN, *OVERRIDES)``."""
     common = (*scripts.tiny(outputs), *scripts.portraits, "interval=all", "method.passes=1")
     return lambda run, *overrides: scripts.run("train.py", *common, f"hydra.run.dir={run}", *overrides)
-
-
-@pytest.fixture(scope="module")
-def whole(train, outputs):
-    """A run that nothing stopped."""
-    outcome = train(outputs / "whole")
-    assert outcome.code == 0, outcome.text
-    return outputs / "whole"
 
 
 @pytest.fixture(scope="module")

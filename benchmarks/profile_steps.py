@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from throughput import Job, Setting, build_job, edit_ours, invert_ours, train_ours
+from loops import Job, Setting, build_job, edit_ours, invert_ours, train_ours
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 

@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import throughput
+import loops
 import torch
-from throughput import Job, Setting, build_job, edit_ours, invert_ours, train_ours
+from loops import Job, Setting, build_job, edit_ours, invert_ours, train_ours
 from torch import Tensor
 
 from asyrp_lit.data.portraits import PortraitSource
@@ -102,7 +102,7 @@ def measure_speed(rows: Sequence[Switches], rounds: int, model: str, parts: Sequ
         works |= {(row, part): work for part, work in zip(PARTS, functions, strict=True) if part in parts}
     seconds: dict[tuple[Switches, str], list[float]] = {}
     first = {key: spend(work)[1] for key, work in works.items()}
-    with patch.object(throughput, "now", time.process_time):
+    with patch.object(loops, "now", time.process_time):
         for _ in range(rounds):
             for key, work in works.items():
                 seconds.setdefault(key, []).append(work()[1])

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -212,3 +213,32 @@ def test_a_path_of_the_users_wins_and_must_exist(tmp_path):
         find_weights("mine", tmp_path / "nothing.pt", None, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"needs model\.weights="):
         find_weights("mine", None, None, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["https://example.invalid/model.pt", "hf://owner/name/model.pt"])
+def test_without_a_network_nothing_is_tried_again(place, server, tmp_path, monkeypatch):
+    asked = []
+
+    def resolve(host, *args, **kwargs):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(fetch, "HUB_ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        for variable in (name, name.upper()):
+            monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(OSError, match=r"no connection to (example|hub)\.invalid"):
+        fetch_place(place, tmp_path / "model.pt")
+    assert len(asked) == 1
+
+
+def test_behind_a_proxy_a_name_need_not_be_known_here(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: pytest.fail("the proxy knows the name"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(fetch, "_fetch_url", lambda url, target: target.with_suffix(".part"))
+    (tmp_path / "model.part").write_bytes(CONTENT)
+    fetch_place("https://example.invalid/model.pt", tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT

@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import shutil
+import socket
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from huggingface_hub import constants, hf_hub_download, snapshot_download
@@ -51,6 +53,7 @@ def fetch_place(place: str, target: Path, sha256: str | None = None) -> None:
     """
     if constants.HF_HUB_OFFLINE:
         raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    _check_network(HUB_ENDPOINT if place.startswith(HUB) else place)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _fetch_from_hub(place, target) if place.startswith(HUB) else _fetch_url(place, target)
     if sha256 is not None and (found := hash_file(part)) != sha256.lower():
@@ -71,6 +74,8 @@ def fetch_folder(repository: str, revision: str, only_local: bool = False) -> Pa
     Raises:
         OSError, EntryNotFoundError, ValueError: it cannot be fetched, or lacks the weights.
     """
+    if not only_local:
+        _check_network(HUB_ENDPOINT)
     for patterns in (FOLDER_FILES, PICKLED_FILES):
         folder = Path(
             snapshot_download(
@@ -84,6 +89,20 @@ def fetch_folder(repository: str, revision: str, only_local: bool = False) -> Pa
         if any(folder.rglob(patterns[-1])):
             return folder
     raise FileNotFoundError(f"{repository} has no weights of a UNet2DModel")
+
+
+def _check_network(url: str) -> None:
+    """Fail at once where there is no network: libraries retry a name that is not known for half a minute.
+
+    Raises:
+        OSError: the host's name is not known, and no proxy is there to know it.
+    """
+    host = urlsplit(url).hostname
+    if not requests.utils.get_environ_proxies(url, no_proxy=None):
+        try:
+            socket.getaddrinfo(host, None)
+        except socket.gaierror as error:
+            raise OSError(f"no connection to {host}: {error.strerror}") from error
 
 
 def _fetch_from_hub(place: str, target: Path) -> Path:

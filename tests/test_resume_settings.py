@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from asyrp_lit.stages.settings import restore_hydra
 from asyrp_lit.training.state import KeepState
 
 TWO = ("trainer.devices=2", "+trainer.strategy=ddp", "+trainer.use_distributed_sampler=false")
@@ -161,3 +162,9 @@ def test_a_run_goes_from_one_process_to_two_and_back(stopped, train, tmp_path, s
     outcome = train(tmp_path / "back", f"resume={stopped}", "method.passes=2", "method.batch_size=2")
     assert outcome.code == 0, outcome.text
     assert torch.load(stopped / "last.ckpt", weights_only=True)["global_step"] == 4 * 4
+
+
+def test_hydra_is_not_put_back_where_it_wrote_nothing(whole, tmp_path):
+    shutil.copy(whole / "settings.yaml", tmp_path)
+    restore_hydra(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]

@@ -101,7 +101,7 @@ def _complete(settings: dict[str, Any]) -> DictConfig:
 def restore_hydra(run: Path) -> None:
     """Put what Hydra had written for the run of a folder back, after a start there that was refused."""
     kept = read_settings(run)
-    if kept is None:
+    if kept is None or not (run / ".hydra").is_dir():  # hydra.output_subdir may say another place, or none
         return
     for name, content in (("config.yaml", kept[0]), ("overrides.yaml", OmegaConf.create(kept[1]))):
         write_atomically(run / ".hydra" / name, OmegaConf.to_yaml(content).encode())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from asyrp_lit.stages.read_runs import read_runs
 from asyrp_lit.stages.settings import restore_hydra
 from asyrp_lit.training.state import KeepState
 
@@ -162,6 +163,15 @@ def test_a_run_goes_from_one_process_to_two_and_back(stopped, train, tmp_path, s
     outcome = train(tmp_path / "back", f"resume={stopped}", "method.passes=2", "method.batch_size=2")
     assert outcome.code == 0, outcome.text
     assert torch.load(stopped / "last.ckpt", weights_only=True)["global_step"] == 4 * 4
+
+
+def test_hydras_files_and_the_report_are_of_the_settings_that_a_run_went_on_with(whole, twice, outputs):
+    rows = {row.name: row for row in read_runs(outputs, [])}
+    assert rows["twice"].settings["method.passes"] == "2"
+    assert "resume" not in rows["twice"].settings
+    assert OmegaConf.load(twice / ".hydra/config.yaml").method.passes == 2
+    assert OmegaConf.load(twice / "settings.yaml").started == OmegaConf.load(whole / "settings.yaml").started
+    assert rows["twice"].minutes > rows["whole"].minutes
 
 
 def test_hydra_is_not_put_back_where_it_wrote_nothing(whole, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from asyrp_lit.data import workers
 from asyrp_lit.data.datamodule import LatentBatch, LatentsDataModule
 from asyrp_lit.data.latent_loader import JointBatchSampler, LatentDataset, ResumableLoader
 from asyrp_lit.data.latents import LatentStore, StoreKey, from_uint8
@@ -116,6 +117,20 @@ def test_one_process_validates_without_padding(tmp_path):
 def test_workers_change_nothing(tmp_path):
     alone, helped = (make_data(tmp_path, 3, num_workers=count).train_dataloader() for count in (0, 2))
     assert [read_epoch(helped, epoch) for epoch in (0, 1)] == [read_epoch(alone, epoch) for epoch in (0, 1)]
+
+
+def test_batches_have_as_many_bytes_as_their_room_is_made_for(tmp_path):
+    batch = next(iter(make_data(tmp_path, 3).train_dataloader()))
+    tensors = [batch.x_0, batch.x_T, batch.labels, batch.pred_x0]
+    dataset = LatentDataset(make_store(tmp_path, 11))
+    assert sum(tensor.nbytes for tensor in tensors) == 3 * dataset.item_bytes
+
+
+def test_without_shared_memory_training_reads_in_its_own_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    loader = make_data(tmp_path, 3, num_workers=2).train_dataloader()
+    assert loader.num_workers == 0
+    assert len(read_epoch(loader)) == 4
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -7,8 +7,10 @@ import torch
 from lightning.pytorch import Callback
 from torch.testing import assert_close
 
+from asyrp_lit.data.latent_loader import LatentDataset
 from asyrp_lit.losses.perceptual import load_lpips
 from asyrp_lit.metrics.panel import Judges, MetricPanel
+from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.objective import EditLoss
 from asyrp_lit.training.state import KeepState
 
@@ -100,6 +102,53 @@ def test_a_state_from_before_there_were_strengths_goes_on_at_strength_1(tiny, tm
     assert_close(
         tiny.copy_weights(tiny.fit(tmp_path, resume=last, **options)), tiny.copy_weights(whole), atol=0, rtol=0
     )
+
+
+@pytest.mark.parametrize(("kept_before", "kept_after"), [(True, False), (False, True), (False, False)])
+def test_images_on_their_way_have_their_own_p_t_whether_it_is_kept_or_not(
+    tiny, tmp_path, kept_before, kept_after, caplog
+):
+    """Where P_t was kept their unedited states stayed behind: without it those images begin anew."""
+    last, seen = tmp_path / "last.ckpt", []
+
+    class Recording(AsyrpModule):
+        def _train_slots(self, slots, stages, steps, previous):
+            seen.append((slots.index, stages))
+            return super()._train_slots(slots, stages, steps, previous)
+
+        def _train_at(self, batch):
+            seen.append(batch.pred_x0)
+            return super()._train_at(batch)
+
+    kill = [KeepState(last), Kill("on_train_batch_start", 3)]
+    tiny.fit(tmp_path, callbacks=kill, cached=kept_before, stagger=True)
+    tiny.fit(tmp_path, resume=last, cached=kept_after, stagger=True, cls=Recording)
+    assert ("begin anew" in caplog.text) == (kept_before and not kept_after)
+    data = tiny.make_data(tmp_path)
+    data.setup("fit")
+    kept = LatentDataset(data.stores["train"])
+    assert len(seen) == 2 * STEPS
+    for (index, stages), pred_x0 in zip(seen[::2], seen[1::2], strict=True):
+        expected = kept[index.tolist()].pred_x0[torch.arange(2), stages]
+        assert_close(pred_x0, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_other_train_images_leave_those_on_their_way(tiny, tmp_path, caplog):
+    """Their places in the store are those of other images now; each slot gets one of the new ones."""
+    last, seen = tmp_path / "last.ckpt", []
+
+    class Recording(AsyrpModule):
+        def _train_slots(self, slots, stages, steps, previous):
+            seen.append(slots)
+            return super()._train_slots(slots, stages, steps, previous)
+
+    tiny.fit(tmp_path, max_epochs=1, callbacks=[KeepState(last)], stagger=True)
+    state = torch.load(last, weights_only=True)
+    assert state["slots_images"] == "0123"
+    torch.save(state | {"slots_images": "of others"}, last)
+    tiny.fit(tmp_path, max_epochs=2, resume=last, stagger=True, cls=Recording)
+    assert "train images are others" in caplog.text
+    assert not torch.equal(seen[0].x, state["slots"]["x"][0])
 
 
 def test_images_on_their_way_in_two_processes_go_on_in_one(tiny, tmp_path):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from asyrp_lit.data.latents import to_uint8
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.data.source import ImageSource
+from asyrp_lit.data.workers import end_on_sigterm
 
 Batch = dict[str, Tensor]
 
@@ -68,6 +69,7 @@ def load_batches(
         num_workers=workers,
         collate_fn=_keep,
         multiprocessing_context=context,
+        worker_init_fn=end_on_sigterm,
     )
     for batch in loader:
         if isinstance(batch, Exception):

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningDataModule
 
 from asyrp_lit.data.latent_loader import JointBatchSampler, LatentBatch, LatentDataset, ResumableLoader
 from asyrp_lit.data.latents import LatentStore
+from asyrp_lit.data.workers import end_on_sigterm, fit_read_ahead
 
 __all__ = ["LatentBatch", "LatentsDataModule"]
 
@@ -84,12 +85,15 @@ class LatentsDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         dataset = LatentDataset(self.stores[name], self.num_images[name])
         sampler = JointBatchSampler(dataset, self.batch_sizes[name], rank, world_size, shuffle, fill, self.seed)
+        batch_bytes = self.batch_sizes[name] * dataset.item_bytes
+        num_workers, ahead = fit_read_ahead(self.num_workers, READ_AHEAD, batch_bytes)
         return ResumableLoader(
             dataset,
             sampler,
-            num_workers=self.num_workers,
-            prefetch_factor=READ_AHEAD if self.num_workers else None,
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            prefetch_factor=ahead if num_workers else None,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=end_on_sigterm,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 

@@ -1,7 +1,7 @@
 """A latent store in batches: one order for all processes, resumable at any batch."""
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +55,12 @@ class LatentDataset(Dataset[LatentBatch]):
 
     def __len__(self) -> int:
         return self.num_images
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one image as batches have it: what is shorter in the store is float32 there."""
+        specs = self.store.specs.values()
+        return sum(prod(spec["shape"]) * max(4, getattr(torch, spec["dtype"]).itemsize) for spec in specs)
 
     def __getitem__(self, indices: list[int]) -> LatentBatch:
         items = [self.store[max(index, ~index)] for index in indices]

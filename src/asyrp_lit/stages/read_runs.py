@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from asyrp_lit.metrics.pareto import find_front
 from asyrp_lit.plots.report import FAILED, FINISHED, UNFINISHED, RunRow
-from asyrp_lit.stages.settings import SETTINGS_FILE
+from asyrp_lit.stages.settings import SETTINGS_FILE, read_started
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +97,8 @@ def _read_metrics(path: Path) -> tuple[dict[str, float], str]:
 
 
 def _measure_minutes(run: Path) -> float:
-    """From the first file of a run to the last; of a resumed run with the pause."""
-    kept, hydra = run / SETTINGS_FILE, run / ".hydra/config.yaml"  # Hydra writes its own at every start
-    started = (kept if kept.is_file() else hydra).stat().st_mtime
+    """From a run's first start to its metrics; of a resumed run with the pause."""
+    started = read_started(run) or (run / ".hydra/config.yaml").stat().st_mtime  # Hydra writes its own at every start
     return (run.joinpath("metrics.json").stat().st_mtime - started) / 60
 
 

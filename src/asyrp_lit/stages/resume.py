@@ -130,6 +130,7 @@ class TakeOver(Callback):
         if settings is not None and find_rank().number == 0:
             (self.run / "metrics.json").unlink(missing_ok=True)  # or it would count as finished with what follows
             keep_settings(settings, self.run)
+            restore_hydra(self.run)  # which is of an earlier start, or has the resume= of this one
 
 
 def begin(cfg: DictConfig, run: Path) -> tuple[Path | None, TakeOver]:

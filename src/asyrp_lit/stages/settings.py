@@ -1,6 +1,7 @@
 """What a run was started with, kept in its folder: Hydra overwrites ``.hydra`` at every later start there."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -33,10 +34,11 @@ _NAMED = 5
 
 
 def keep_settings(cfg: DictConfig, run: Path) -> None:
-    """Write ``settings.yaml`` into a run folder."""
-    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)
+    """Write ``settings.yaml`` into a run folder: settings, and when it was first started."""
+    overrides = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     content = {
         "format_version": FORMAT_VERSION,
+        "started": read_started(run) or time.time(),
         "overrides": overrides,
         "settings": OmegaConf.to_container(cfg, resolve=False),
     }
@@ -72,6 +74,16 @@ def _read_kept(run: Path) -> dict[str, Any] | None:
             "with the asyrp_lit that started the run, or choose another folder"
         )
     return content
+
+
+def read_started(run: Path) -> float | None:
+    """When a run was first started, in seconds since 1970; ``None`` where it kept no settings."""
+    path = run / SETTINGS_FILE
+    if not path.is_file():
+        return None
+    content = _load(path)
+    started = content.get("started") if isinstance(content, dict) else None
+    return path.stat().st_mtime if started is None else float(started)
 
 
 def read_settings(run: Path) -> tuple[DictConfig, list[str]] | None:

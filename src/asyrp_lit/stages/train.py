@@ -45,7 +45,7 @@ from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.state import KeepState, check_fits
-from asyrp_lit.training.terminate import EndOnSigterm, Terminated, children_end
+from asyrp_lit.training.terminate import EndOnSigterm, children_end, ctrl_c_raises
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,8 @@ def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictC
     metrics: dict[str, float] = {}
     try:
         with children_end(trainer):
-            fit(trainer, module, data, checkpoint)
+            with ctrl_c_raises():
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
             calibrate(cfg, module, train_store, num_trained)
             trainer.validate(module, data, verbose=False)
             metrics = read_metrics(trainer)
@@ -206,16 +207,6 @@ def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictC
         if wandb.run is not None:
             wandb.finish(exit_code=0 if metrics else 1)  # else the next run of a sweep would go on in this one
     return metrics
-
-
-def fit(trainer: Trainer, module: AsyrpModule, data: LatentsDataModule, checkpoint: Path | None) -> None:
-    """Train to the end; Ctrl-C is raised as such."""
-    try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except Terminated:
-        raise
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt from stop
 
 
 def read_metrics(trainer: Trainer) -> dict[str, float]:

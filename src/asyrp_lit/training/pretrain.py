@@ -14,7 +14,7 @@ from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.pretrain_diffusion import RampedEMA
 from asyrp_lit.training.state import KeepState, check_fits
-from asyrp_lit.training.terminate import Terminated
+from asyrp_lit.training.terminate import ctrl_c_raises
 
 #: Optimiser steps; a state holds the network, its average and the optimiser's two moments.
 STEPS_BETWEEN_STATES = 100
@@ -147,10 +147,6 @@ def fit_network(
         log_every_n_steps=20,
         num_sanity_val_steps=0,
     )
-    try:
+    with ctrl_c_raises():
         trainer.fit(module, *loaders, ckpt_path=last if goes_on else None, weights_only=True)
-    except Terminated:
-        raise
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt from stop
     return trainer

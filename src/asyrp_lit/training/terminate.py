@@ -63,6 +63,17 @@ def sigterm_ends() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
+@contextmanager
+def ctrl_c_raises() -> Iterator[None]:
+    """Raise Ctrl-C within a fit as such, of which Lightning makes a ``SystemExit``."""
+    try:
+        yield
+    except Terminated:
+        raise
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+
+
 class EndOnSigterm(Callback):
     """Puts our handler of SIGTERM before Lightning's, which waits for the batch and, in DDP, for other processes."""
 

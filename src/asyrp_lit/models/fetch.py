@@ -74,8 +74,6 @@ def fetch_folder(repository: str, revision: str, only_local: bool = False) -> Pa
     Raises:
         OSError, EntryNotFoundError, ValueError: it cannot be fetched, or lacks the weights.
     """
-    if not only_local:
-        _check_network(HUB_ENDPOINT)
     for patterns in (FOLDER_FILES, PICKLED_FILES):
         folder = Path(
             snapshot_download(

@@ -41,6 +41,12 @@ def test_what_is_read_ahead_fits_into_shared_memory(shared_memory, free, wanted,
     assert ("give a container more" in caplog.text) == (given[0] < wanted[0])
 
 
+def test_the_processes_of_a_training_share_it(shared_memory):
+    shared_memory(36)
+    assert fit_read_ahead(1, 8, MIB, world_size=2) == (1, 8)
+    assert fit_read_ahead(1, 8, MIB, world_size=3) == (1, 5)
+
+
 def test_where_there_is_no_shared_memory_nothing_is_taken_away(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")
     assert fit_read_ahead(2, 8, MIB) == (2, 8)

@@ -85,6 +85,19 @@ def pretrain(module, root, folder, max_steps, **options):
 
 
 @quiet
+def test_ctrl_c_is_raised_as_such(tmp_path, monkeypatch):
+    """Lightning would exit with 1 on it, without a word of how to go on."""
+    module = make_pretrainer()
+
+    def press(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_loss", press)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(module, tmp_path, "run", 100)
+
+
+@quiet
 def test_a_run_ends_with_the_average_whose_decay_grows(tmp_path):
     """After the first update the weights themselves, then (1 + n) / (10 + n) of what was."""
     weights = {}

@@ -86,7 +86,7 @@ class LatentsDataModule(LightningDataModule):
         dataset = LatentDataset(self.stores[name], self.num_images[name])
         sampler = JointBatchSampler(dataset, self.batch_sizes[name], rank, world_size, shuffle, fill, self.seed)
         batch_bytes = self.batch_sizes[name] * dataset.item_bytes
-        num_workers, ahead = fit_read_ahead(self.num_workers, READ_AHEAD, batch_bytes)
+        num_workers, ahead = fit_read_ahead(self.num_workers, READ_AHEAD, batch_bytes, world_size)
         return ResumableLoader(
             dataset,
             sampler,

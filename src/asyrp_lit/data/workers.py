@@ -14,7 +14,7 @@ SHARED_MEMORY = Path("/dev/shm")
 _SHARE = 0.5
 
 
-def fit_read_ahead(num_workers: int, batches_ahead: int, batch_bytes: int) -> tuple[int, int]:
+def fit_read_ahead(num_workers: int, batches_ahead: int, batch_bytes: int, world_size: int = 1) -> tuple[int, int]:
     """Reading processes, and batches that each may be ahead, for which the shared memory has room.
 
     A process that finds none loses its batch, and training would wait for it for ever.
@@ -22,18 +22,19 @@ def fit_read_ahead(num_workers: int, batches_ahead: int, batch_bytes: int) -> tu
     Args:
         num_workers, batches_ahead: as many as are wanted.
         batch_bytes: of a batch as it is handed over.
+        world_size: processes that read so at the same time, and may be on one machine.
 
     Returns:
         No more than what is wanted; no process where not even two batches fit, one being in use.
     """
     if not num_workers or not SHARED_MEMORY.is_dir():
         return num_workers, batches_ahead
-    room = int(shutil.disk_usage(SHARED_MEMORY).free * _SHARE) // batch_bytes - 1
+    room = int(shutil.disk_usage(SHARED_MEMORY).free * _SHARE) // (world_size * batch_bytes) - 1
     workers = min(num_workers, max(room, 0))
     if workers < num_workers:
         log.warning(
-            "%s has room for %d batches of %.1f MiB: %d reading processes instead of %d; give a container more (docker "
-            "run --shm-size=1g), or take smaller batches",
+            "%s has room for %d batches a process of %.1f MiB: %d reading processes instead of %d; give a "
+            "container more (docker run --shm-size=1g), or take smaller batches",
             *(SHARED_MEMORY, room + 1, batch_bytes / 2**20, workers, num_workers),
         )
     return workers, min(batches_ahead, room // workers) if workers else 0

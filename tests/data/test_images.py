@@ -46,6 +46,20 @@ def test_files_come_in_natural_order_from_all_depths(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == ["2.JPG", "10.png", "b/1.webp"]
 
 
+def test_a_folder_that_may_not_be_entered_is_passed_over(tmp_path, monkeypatch):
+    grey(tmp_path / "1.png")
+    (tmp_path / "lost+found").mkdir()
+    is_file = Path.is_file
+
+    def deny(path):
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", deny)  # modes do not stop the superuser
+    assert [path.name for path in list_images(tmp_path)] == ["1.png"]
+
+
 def test_links_to_folders_are_followed_once(tmp_path):
     grey(tmp_path / "store" / "1.png")
     folder = tmp_path / "set"

@@ -56,6 +56,11 @@ def test_every_field_changes_the_digest():
 
 def test_the_folder_name_is_readable_and_safe():
     assert KEY.folder_name() == f"tiny-some_images-4steps-{KEY.digest()}"
+
+
+def test_a_long_name_of_an_image_is_cut():
+    key = replace(KEY, source="a" * 250)
+    assert key.folder_name() == f"tiny-{'a' * 100}-4steps-{key.digest()}"
     assert len(KEY.digest()) == 12
 
 

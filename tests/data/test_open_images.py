@@ -141,6 +141,12 @@ def test_a_fingerprint_of_images_that_change_while_they_are_read_is_not_kept(sta
     assert start.open().fingerprint() != "0" * 16
 
 
+def test_where_no_fingerprint_can_be_kept_images_are_read(start, tmp_path):
+    expected = start.open()._read_all()
+    (tmp_path / "fingerprints").write_text("a file, where a folder has to be")
+    assert start.open().fingerprint() == expected
+
+
 @pytest.mark.parametrize(("version", "val"), [(1, "val"), (2, "test")])
 def test_both_versions_of_afhq_are_found(build, save_pictures, tmp_path, version, val):
     suffix = {1: "jpg", 2: "png"}[version]

@@ -89,6 +89,18 @@ def test_a_rerun_goes_on_and_other_settings_are_refused(edit, files, photos, rea
     assert "has the pictures of other settings" in outcome.text
 
 
+def test_settings_of_another_program_are_left_alone(edit, files, photos, tmp_path):
+    (tmp_path / "mine").mkdir()
+    settings = tmp_path / "mine/settings.json"
+    settings.write_text('{"editor.tabSize": 2}')
+    outcome, _ = edit(
+        f"direction={files['glasses']}", f"images={photos / 'a.jpg'}", "strength=1", f"out={settings.parent}"
+    )
+    assert outcome.code == 1
+    assert f"{settings} is of another program: choose another folder with out=" in outcome.text
+    assert settings.read_text() == '{"editor.tabSize": 2}'
+
+
 def test_a_rerun_is_refused_for_what_changes_results_and_for_nothing_else(edit, files, photos, tmp_path):
     common = (f"images={photos / 'a.jpg'}", "strength=1")
     _, out = edit(*common, f"direction={files['glasses']}")
@@ -104,7 +116,14 @@ def test_a_rerun_is_refused_for_what_changes_results_and_for_nothing_else(edit, 
         assert outcome.code == 1
         assert f"{out} has the pictures of other settings ({name}" in outcome.text
     moved = shutil.copy(files["glasses"], tmp_path / "moved.safetensors")
-    free = ("inversion_batch_size=4", "on_bad_image=skip", "channels_last=false", "latents.num_workers=0")
+    free = (
+        "zoom=3",
+        "animate_frames=5",
+        "inversion_batch_size=4",
+        "on_bad_image=skip",
+        "channels_last=false",
+        "latents.num_workers=0",
+    )
     outcome, _ = edit(*common, f"direction={moved}", *free, f"paths.averages={tmp_path}")
     assert outcome.code == 0, outcome.text
 

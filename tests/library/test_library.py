@@ -74,6 +74,14 @@ def test_an_edit_is_the_picture_of_the_script(script, model, files, photos, tmp_
             assert np.abs(written - read(f"{number}.png", "reconstruction").astype(int)).mean() > 10
 
 
+def test_white_on_a_transparent_layer_is_a_mask_of_white_on_black(model):
+    layer = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (0, 0, 64, 32))
+    mask = read_mask(layer, model, "h")[0, 0]
+    assert mask[: len(mask) // 4].min() == 1
+    assert mask[-len(mask) // 4 :].max() == 0
+
+
 def test_a_mask_gives_the_picture_of_the_script(script, model, files, photos, tmp_path):
     half = Image.new("L", (90, 40), 255)
     half.paste(0, (0, 0, 45, 40))
@@ -251,6 +259,8 @@ def test_a_home_folder_is_found(photos, tmp_path, monkeypatch):
         ({"mask": torch.full((1, 1, 16, 16), 7.0)}, r"mask must be in \[0, 1\] and not 0 everywhere, got 7 to 7"),
         ({"mask": torch.zeros(1, 1, 16, 16)}, "not 0 everywhere, got 0 to 0"),
         ({"where": Image.new("L", (5, 5))}, "the mask that was given is black everywhere"),
+        ({"where": Image.new("L", (5, 5), 1)}, r"nearly so, its brightest place has 0\.004 of white"),
+        ({"where": Image.new("RGBA", (5, 5), (255, 255, 255, 0))}, "black everywhere"),
         ({"where": Image.new("L", (5, 5), 255), "mask": torch.ones(1, 1, 16, 16)}, "give one of them"),
     ],
 )

@@ -29,13 +29,13 @@ def _reduce_to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
-def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; what is transparent shows white."""
+def _convert_to_rgb(image: Image.Image, background: str) -> Image.Image:
+    """Any mode to RGB; what is transparent shows the background."""
     if image.mode == "F" or image.mode.startswith("I"):
         image = _reduce_to_8_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -64,17 +64,18 @@ def _decode_upright(file: Image.Image, size: int) -> Image.Image:
 
 
 def load_image(
-    image: str | Path | bytes | Image.Image, size: int, name: str | None = None
+    image: str | Path | bytes | Image.Image, size: int, name: str | None = None, background: str = "white"
 ) -> Float[Tensor, "3 size size"]:
     """One image as (3, S, S) float32 in [-1, 1]: upright, RGB, short side resized to ``size``, centre-cropped.
 
-    EXIF orientation is applied, transparency shows white, 16-bit grey is scaled, an animation gives its first frame.
+    EXIF orientation is applied, 16-bit grey is scaled, an animation gives its first frame.
     A JPEG file of over 20 megapixels is decoded at less than its size, within 2/255 of what its PIL image gives.
 
     Args:
         image: path of any file that Pillow reads, the bytes of one, or an image that Pillow has opened or made.
         size: edge of the result in pixels.
         name: what messages call it; ``None`` for the path.
+        background: what shows where it is transparent, a colour that Pillow knows.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -84,7 +85,7 @@ def load_image(
     try:
         with _open(image) as file:
             upright = ImageOps.exif_transpose(file) if file is image else _decode_upright(file, size)
-            pixels = _crop_and_resize(_convert_to_rgb(upright), size)
+            pixels = _crop_and_resize(_convert_to_rgb(upright, background), size)
     except IsADirectoryError as error:
         raise ValueError(f"image {name} is a folder: give a file, or a list of files") from error
     except (FileNotFoundError, PermissionError):

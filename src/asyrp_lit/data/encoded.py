@@ -4,6 +4,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -127,7 +128,7 @@ class EncodedImages(ABC):
         """Hex digits over the edge and, for every image in use, key, bytes and sha256 of the content.
 
         Reads each of them once, on the first call; with ``fingerprints`` only if no process has done so since size or
-        times of a file changed. Others wait for the first that does.
+        times of a file changed. Others wait for the first that does; where it cannot be kept, each reads.
         """
         return self._digest
 
@@ -137,15 +138,21 @@ class EncodedImages(ABC):
         if self.fingerprints is None or state is None:
             return self._read_all()
         kept = self.fingerprints / state
-        if not kept.is_file():
-            self.fingerprints.mkdir(parents=True, exist_ok=True)
-            with hold_alone(FileLock(f"{kept}.lock"), f"reading all images of {self.path}"):
-                if not kept.is_file():
-                    digest = self._read_all()
-                    if self._describe_files() != state:
-                        return digest  # they changed meanwhile
-                    write_atomically(kept, digest.encode())
-        return kept.read_text()
+        if kept.is_file():
+            return kept.read_text()
+        with ExitStack() as held:
+            try:
+                self.fingerprints.mkdir(parents=True, exist_ok=True)
+                held.enter_context(hold_alone(FileLock(f"{kept}.lock"), f"reading all images of {self.path}"))
+            except OSError as error:  # others may own the folder
+                log.debug("the fingerprint of %s is not kept: %s", self.path, error)
+                return self._read_all()
+            if kept.is_file():
+                return kept.read_text()
+            digest = self._read_all()
+            if self._describe_files() == state:  # else they changed meanwhile
+                write_atomically(kept, digest.encode())
+            return digest
 
     def _describe_files(self) -> str | None:
         """Hex digits over the images in use and the size and times of their files; ``None`` without such."""

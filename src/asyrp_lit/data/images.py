@@ -23,7 +23,10 @@ def _is_walked(folder: Path) -> bool:
     if folder.name.startswith("."):
         return False
     about = folder / RESULTS
-    return not (about.is_file() and _OF_EDIT in about.read_text(errors="replace"))
+    try:
+        return not (about.is_file() and _OF_EDIT in about.read_text(errors="replace"))
+    except OSError:  # a folder that may not be entered is passed over later, as by os.walk
+        return True
 
 
 def _walk_files(folder: Path) -> Iterator[Path]:

@@ -17,6 +17,8 @@ from asyrp_lit.files import write_atomically
 
 FORMAT_VERSION = 1
 PRECISIONS = ("32-true", "bf16")
+#: Characters of a source's name in that of its store's folder; file systems take 255 in all.
+_LONGEST_NAME = 100
 _FIELDS = {"format_version", "key", "item_keys", "num_images", "shard_size", "tensors"}
 _log = logging.getLogger(__name__)
 
@@ -69,8 +71,8 @@ class StoreKey:
 
     def folder_name(self) -> str:
         """What a store of this key is called on disk: readable, and different for different keys."""
-        readable = f"{self.base_model}-{self.source}-{self.num_steps}steps"
-        return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', readable)}-{self.digest()}"
+        base_model, source = (re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in (self.base_model, self.source))
+        return f"{base_model}-{source[:_LONGEST_NAME]}-{self.num_steps}steps-{self.digest()}"
 
     def tensor_specs(self, num_labels: int) -> Specs:
         """Shape and dtype of each tensor of an item."""

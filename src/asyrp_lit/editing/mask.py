@@ -11,6 +11,9 @@ from asyrp_lit.hspace.direction import Space
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Mask
 
+#: A mask whose brightest place has less of white than this is taken for a mistake.
+_DARKEST = 0.05
+
 
 def _find_size(model: HSpaceUNet, space: Space) -> int:
     """Edge of what the directions of a space act on."""
@@ -20,18 +23,21 @@ def _find_size(model: HSpaceUNet, space: Space) -> int:
 def read_mask(picture: str | Path | Image.Image, model: HSpaceUNet, space: Space) -> Mask:
     """The mask of a picture, white where to edit, at the resolution that the directions act on.
 
-    It is resized and cropped as the images are, then averaged over the patch of each place.
+    What is transparent counts as black. It is resized and cropped as the images are, then averaged over the patch of
+    each place.
 
     Raises:
-        FileNotFoundError, ValueError: it cannot be read, or is black everywhere.
+        FileNotFoundError, ValueError: it cannot be read, or is black or nearly so everywhere, as one of 0 and 1 is.
     """
-    image = load_image(picture, model.image_size)
+    image = load_image(picture, model.image_size, background="black")
     grey: Tensor = (image.mean(dim=0, keepdim=True)[None] + 1) / 2
-    mask = F.adaptive_avg_pool2d(grey, _find_size(model, space))
-    if not (mask > 0).any():
+    if grey.max() < _DARKEST:
         name = "that was given" if isinstance(picture, Image.Image) else picture
-        raise ValueError(f"the mask {name} is black everywhere, so nothing would be edited; white is where to edit")
-    return mask
+        raise ValueError(
+            f"the mask {name} is black everywhere or nearly so, its brightest place has {grey.max():.3f} of white: "
+            "where to edit is white, 255 of 8 bits or 65535 of 16"
+        )
+    return F.adaptive_avg_pool2d(grey, _find_size(model, space))
 
 
 def check_mask(mask: Tensor, model: HSpaceUNet, space: Space) -> Mask:

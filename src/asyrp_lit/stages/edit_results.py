@@ -122,6 +122,8 @@ class Results:
         path = self.folder / RESULTS
         if path.is_file():
             kept = json.loads(path.read_text())
+            if not isinstance(kept, dict) or not {"settings", "directions", "base_fingerprint"} <= kept.keys():
+                raise ValueError(f"{path} is of another program: choose another folder with out=")
             if differences := _list_differences(kept, self.about):
                 raise ValueError(
                     f"{self.folder} has the pictures of other settings ({name_differences(differences)}): "
@@ -213,7 +215,12 @@ def _list_differences(kept: dict[str, Any], wanted: dict[str, Any]) -> list[str]
         for about in (kept, wanted)
     )
     complete = cast(DictConfig, OmegaConf.merge(asked, there))
-    return list_differences(complete, asked, (*_FREE, "settings.where") if "mask_sha256" in kept else _FREE)
+    free = [*_FREE]
+    if "mask_sha256" in kept:
+        free.append("settings.where")
+    if complete.settings.animate is None and asked.settings.animate is None:
+        free += ["settings.zoom", "settings.animate_frames"]
+    return list_differences(complete, asked, free)
 
 
 def file_name(column: str) -> str:
@@ -234,9 +241,9 @@ def _read_png(path: Path) -> torch.Tensor:
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the images on which it is defined."""
+    """The mean of each metric over the images that have it: one of another start may lack CLIP's."""
     found = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows if not math.isnan(row[name])]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [value for row in rows if not math.isnan(value := row.get(name, math.nan))]
         found[name] = sum(values) / len(values) if values else math.nan
     return found

@@ -59,6 +59,25 @@ def test_image_lists_and_the_curves_of_the_interval_are_written_by_the_first_pro
     assert {path.name for path in tmp_path.iterdir()} == ({"interval.png", "images-val.txt"} if rank == 0 else set())
 
 
+def test_processes_that_would_each_train_on_all_images_are_refused(scripts, slurm, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    outcome = scripts.run("train.py", *scripts.tiny(tmp_path), *scripts.portraits, "interval=all")
+    assert outcome.code == 1
+    assert "torchrun or SLURM started 2 processes, but the trainer is for one" in outcome.text
+    assert not list(tmp_path.rglob("latents"))
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "edit.py", "discover.py", "interval.py"])
+def test_what_is_not_shared_is_done_by_the_first_process(scripts, slurm, monkeypatch, tmp_path, script):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    chosen = ["method=delta_h"] if script == "discover.py" else []
+    outcome = scripts.run(script, *chosen, *scripts.tiny(tmp_path), f"hydra.run.dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    assert "process 2 of 2 ends: the first does all of this" in outcome.text
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".hydra", script.replace("py", "log")}
+
+
 @pytest.mark.slow
 def test_processes_of_torchrun_that_start_in_different_seconds_train_in_one_folder(scripts, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python")

@@ -79,6 +79,8 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         (["method.passes=0"], "method.passes must be a whole number, 1 or more, got 0"),
         (["compile=fast"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
         (["compile=1.0"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
+        (["trainer.precision=bf16-true"], "trainer.precision must be 32-true or bf16-mixed, got 'bf16-true'"),
+        (["trainer.precision=16-mixed"], "trainer.precision must be 32-true or bf16-mixed, got '16-mixed'"),
         (["compile=1"], "compile must be one of false, true, default, reduce-overhead, max-autotune,"),
         (["inversion_batch_size=-1"], "inversion_batch_size must be a whole number, 1 or more, or auto, got -1"),
         (["method.kind=f_x"], "method.kind must be one of f_t_ddpm, f_t_adm, per_timestep, global, f_eps, got 'f_x'"),

@@ -4,11 +4,11 @@ from torch.testing import assert_close
 
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
-from asyrp_lit.editing.plan import choose_joint_interval, edit_latents, make_plan
+from asyrp_lit.editing.plan import choose_joint, edit_latents, make_plan
 from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.editing.strengths import make_loop
 from asyrp_lit.hspace.combine import Scaled
-from asyrp_lit.hspace.direction import DirectionInfo
+from asyrp_lit.hspace.direction import DirectionInfo, make_direction
 
 
 def describe(t_edit=499, t_boost=0, t_start=1000, num_steps=5, cos_text=None):
@@ -26,8 +26,8 @@ def draw_latents():
 
 def test_the_joint_interval_is_that_of_the_nearest_texts():
     near, far = describe(400, 100, cos_text=0.9), describe(500, 200, cos_text=0.5)
-    assert choose_joint_interval([far, near]) == Interval(400, 100)
-    assert choose_joint_interval([far, describe(400, 100)]) == Interval(500, 200)
+    assert choose_joint([far, near]) == 1
+    assert choose_joint([describe(400, 100), far]) == 1
 
 
 def test_directions_edit_each_in_its_own_interval_or_all_in_one(direction):
@@ -51,6 +51,19 @@ def test_another_number_of_steps_scales_delta_h(direction, model, x_T):
     edit = edit_latents(model, x_T, plan, [(1.0,)])
     twice = sample_images(model, x_T, plan.grid, make_alphas_cumprod(), Scaled(direction, 2.0))
     assert_close(edit, twice, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num_steps", "step"), [(5, 499), (3, 499), (4, 666), (20, 525), (50, 509)])
+def test_what_moves_x_does_so_once_and_as_it_is_on_any_grid(model, x_T, num_steps, step):
+    arguments = {"h_channels": 16, "h_size": 8, "channels": 3, "image_size": 16, "step": 0.5}
+    direction = make_direction("pullback", **arguments, transported=False, rank=1, iterations=1)
+    direction.v.normal_(generator=torch.Generator().manual_seed(0))
+    plan = make_plan([(direction, describe(t_edit=250, t_start=512, num_steps=5))], num_steps)
+    assert plan.interval == Interval(step, 0, step)
+    assert plan.directions[0].strength == 1.0
+    assert step in plan.grid
+    source, edit = edit_latents(model, x_T, plan, [None, (1.0,)]).chunk(2)
+    assert not torch.equal(source, edit)
 
 
 def test_equal_strengths_and_a_strength_of_zero_cost_no_passes_of_their_own(direction, model, x_T):

@@ -94,3 +94,10 @@ def test_a_sample_is_not_taken_for_an_inverted_image(tmp_path):
     saved = Squares(2)
     saved.keys = samples.keys
     assert Siblings(make_store(tmp_path, model, saved)).find(samples.keys[0], sampled[0]["x_0"]) is None
+
+
+def test_images_of_a_folder_called_random_are_copied(tmp_path):
+    named = Squares(2)
+    named.name = "random-faces"
+    fill(tmp_path, named)
+    assert fill(tmp_path, Squares(3))[1].num_found == 2

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import asyrp_lit
+from asyrp_lit import AsyrpPipeline
 from asyrp_lit.hspace.direction import DirectionInfo, direction_arguments, make_direction, save_direction
 
 #: Of the directions here.
@@ -43,3 +44,12 @@ def photos():
         Image.fromarray(torch.randint(256, (height, width, 3), generator=generator).byte().numpy())
         for width, height in sizes
     ]
+
+
+@pytest.fixture(name="pipe")
+def make_pipe(unet, files):
+    pipe = AsyrpPipeline.from_model(asyrp_lit.load_model(unet))
+    for name in ("smiling", "glasses", "boosted"):
+        pipe.add_direction(files[name])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

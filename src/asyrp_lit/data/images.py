@@ -16,27 +16,40 @@ SUFFIXES = tuple(suffix for suffix in _COMMON if suffix in Image.registered_exte
 
 #: What ``edit.py`` writes into the folder of its results before any picture, and a word in it.
 RESULTS, _OF_EDIT = "settings.json", '"base_fingerprint"'
+#: What it writes beside the pictures of an image, in a folder of its own below ``PICTURES``, and how grids begin.
+METRICS, PICTURES, _GRID = "metrics.json", "images", "grid"
 
 
-def _is_walked(folder: Path) -> bool:
-    """Whether images may lie there: not in hidden folders, nor in results of ``edit.py``, which no rerun edits."""
-    if folder.name.startswith("."):
-        return False
+def _has_results(folder: Path) -> bool:
     about = folder / RESULTS
     try:
-        return not (about.is_file() and _OF_EDIT in about.read_text(errors="replace"))
+        return about.is_file() and _OF_EDIT in about.read_text(errors="replace")
     except OSError:  # a folder that may not be entered is passed over later, as by os.walk
-        return True
+        return False
 
 
 def _walk_files(folder: Path) -> Iterator[Path]:
-    seen = set()
+    """Files that may be images: none of hidden folders, nor of results of ``edit.py``, which no rerun edits.
+
+    Where the folder itself has results, images that lie beside them are files too.
+    """
+    seen, mixed = set(), _has_results(folder)
     for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if _is_walked(Path(parent, name)))
-        if real not in seen:
-            yield from (Path(parent, name) for name in files if not name.startswith("."))
+        real, here = os.path.realpath(parent), Path(parent)
+        if real in seen:
+            folders.clear()
+            continue
         seen.add(real)
+        of_edit = mixed and here == folder / PICTURES
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not _has_results(here / name)
+            and not (of_edit and (here / name / METRICS).is_file())
+        )
+        left_out = (".", _GRID) if mixed and here == folder else (".",)
+        yield from (here / name for name in files if not name.startswith(left_out))
 
 
 def list_images(folder: str | Path) -> list[Path]:

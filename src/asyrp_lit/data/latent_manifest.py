@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from asyrp_lit.data.random_latents import DRAWN
 from asyrp_lit.diffusion.schedule import make_time_grid
 from asyrp_lit.files import write_atomically
 
@@ -59,6 +60,11 @@ class StoreKey:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if strangers := set(self.pred_x0_steps) - set(self.grid):
             raise ValueError(f"pred_x0_steps must lie on the time grid {self.grid}, got {sorted(strangers)}")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether x_T was drawn at random and x_0 made of it, rather than the other way round."""
+        return self.source_fingerprint.startswith(DRAWN)
 
     @property
     def grid(self) -> tuple[int, ...]:

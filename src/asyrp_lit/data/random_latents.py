@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+#: How the fingerprint of random latents begins, and of nothing else.
+DRAWN = "normal-seed"
+
 
 class RandomItem(NamedTuple):
     """One latent.
@@ -53,4 +56,4 @@ class RandomLatents:
 
     def fingerprint(self) -> str:
         """What decides the latents: seed and number."""
-        return f"normal-seed{self.seed}-n{len(self)}"
+        return f"{DRAWN}{self.seed}-n{len(self)}"

@@ -10,7 +10,7 @@ from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.sample import Process, Seeds, check_process, sample_images
 from asyrp_lit.hspace.combine import Combined, Scaled, rescale_to_steps
-from asyrp_lit.hspace.direction import Direction, DirectionInfo
+from asyrp_lit.hspace.direction import Direction, DirectionInfo, get_space
 from asyrp_lit.hspace.interval import check_interval
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Edits, Images, Mask
@@ -46,22 +46,32 @@ class EditPlan:
     mask: Mask | None = None
 
 
-def choose_joint_interval(infos: Sequence[DirectionInfo]) -> Interval:
-    """The interval of the direction whose texts have the largest cosine (Asyrp, appendix); the first of equals.
+def choose_joint(infos: Sequence[DirectionInfo]) -> int:
+    """Of which direction the joint interval is: whose texts have the largest cosine (Asyrp, appendix); first of equals.
 
     Where a file does not know its cosine, the highest t_edit tells: on the same curves it belongs to the largest.
     """
     cosines = [info.loss.get("cos_text") for info in infos]
     if all(isinstance(cosine, int | float) for cosine in cosines):
-        chosen = infos[max(range(len(infos)), key=lambda i: cosines[i] or 0.0)]
-    else:
-        chosen = max(infos, key=lambda info: info.t_edit)
-    return Interval(chosen.t_edit, chosen.t_boost, chosen.t_start)
+        return max(range(len(infos)), key=lambda i: cosines[i] or 0.0)
+    return max(range(len(infos)), key=lambda i: infos[i].t_edit)
 
 
 def _override(interval: Interval, changes: dict[str, int | None]) -> Interval:
     given = {name: value for name, value in changes.items() if value is not None}
     return check_interval(**{**interval._asdict(), **given})
+
+
+def fit_to_grid(loaded: LoadedDirection, grid: Sequence[int]) -> tuple[Interval, float]:
+    """Where a direction takes part on a time grid, and the factor that makes up for its number of steps.
+
+    What moves x_t itself does so once: at the step nearest to that of its search, as it is.
+    """
+    direction, info = loaded
+    if get_space(direction) != "x":
+        return Interval(info.t_edit, info.t_boost, info.t_start), rescale_to_steps(info.num_steps, len(grid))
+    t = min(grid[1:], key=lambda step: abs(step - info.t_start))
+    return Interval(t, info.t_boost, t), 1.0
 
 
 def make_plan(
@@ -81,10 +91,10 @@ def make_plan(
     Args:
         loaded: directions with what their files say, as from ``load_direction``.
         num_steps: of the process, which must be those of the inversion; ``None`` for the most of the trainings. delta_h
-            is scaled by n_train / n_test, which keeps its sum.
+            is scaled by n_train / n_test, which keeps its sum; what moves x_t itself does so at the nearest step.
         normalise: whether a sum of n directions is divided by sqrt(n).
         own_intervals: whether several directions edit each in the interval of its training, or all in that of
-            ``choose_joint_interval``.
+            the one that ``choose_joint`` picks.
         process: ``asymmetric`` or ``symmetric``.
         mask: (1, 1, H, W) in [0, 1] at the resolution of h.
         t_edit, t_boost, t_start: in place of every direction's own; ``None`` keeps them.
@@ -99,8 +109,9 @@ def make_plan(
     steps = max(info.num_steps for info in infos) if num_steps is None else num_steps
     grid = make_time_grid(steps, t_0)
     changes = {"t_edit": t_edit, "t_boost": t_boost, "t_start": t_start}
-    own = tuple(_override(Interval(info.t_edit, info.t_boost, info.t_start), changes) for info in infos)
-    joint = _override(choose_joint_interval(infos), changes)
+    fitted = [fit_to_grid(each, grid) for each in loaded]
+    own = tuple(_override(interval, changes) for interval, _ in fitted)
+    joint = _override(fitted[choose_joint(infos)][0], changes)
     if own_intervals:
         joint = Interval(min(i.t_edit for i in own), joint.t_boost, max(i.t_start for i in own))
     if not any(in_editing_phase(t, joint) for t in grid):
@@ -108,7 +119,7 @@ def make_plan(
             f"no step edits: the interval is {joint.t_start} >= t >= t_edit = {joint.t_edit}, the timesteps are "
             f"{grid[0]} to {grid[-1]}; lower t_edit or raise t_start"
         )
-    scaled = tuple(Scaled(direction, rescale_to_steps(info.num_steps, steps)) for direction, info in loaded)
+    scaled = tuple(Scaled(direction, factor) for (direction, _), (_, factor) in zip(loaded, fitted, strict=True))
     Combined(scaled, [(0.0,) * len(scaled)])  # finds what cannot be added before any work
     return EditPlan(scaled, own if own_intervals else None, joint, grid, normalise, check_process(process), mask)
 

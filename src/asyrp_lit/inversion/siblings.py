@@ -76,5 +76,4 @@ def _has_latents(key: StoreKey, wanted: StoreKey) -> bool:
     """Whether an image has the same latents under two keys, and the first keeps every P_t of the second."""
     anywhere: dict[str, Any] = {"base_model": "", "source": "", "source_fingerprint": "", "pred_x0_steps": ()}
     same = replace(key, **anywhere) == replace(wanted, **anywhere)
-    inverted = not key.source.startswith("random-")  # there x_T was drawn, and x_0 made of it
-    return same and inverted and set(key.pred_x0_steps) >= set(wanted.pred_x0_steps)
+    return same and not key.is_drawn and set(key.pred_x0_steps) >= set(wanted.pred_x0_steps)

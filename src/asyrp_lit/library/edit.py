@@ -110,10 +110,10 @@ def plan_edit(
     return replace(plan, mask=read_mask(where, model, space))
 
 
-def count_batches(num_images: int, num_combinations: int, batch_size: int = BATCH_SIZE) -> int:
-    """How many times ``edit`` walks the time grid."""
-    size = max(1, batch_size // num_combinations)
-    return ceil(num_images / size) * ceil(num_combinations / max(2, batch_size // size))
+def count_batches(num_images: int, combinations: Sequence[tuple[float, ...]], batch_size: int = BATCH_SIZE) -> int:
+    """How many times ``edit`` walks the time grid; equal combinations are sampled once."""
+    size = max(1, batch_size // len(combinations))
+    return ceil(num_images / size) * ceil(len(set(combinations)) / max(2, batch_size // size))
 
 
 def load_directions(model: HSpaceUNet, directions: DirectionInput | Sequence[DirectionInput]) -> list[ModelDirection]:

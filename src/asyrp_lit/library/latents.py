@@ -1,7 +1,7 @@
 """x_T of pictures, and x_T drawn at random."""
 
 from dataclasses import dataclass, field
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -29,11 +29,31 @@ class Latents:
         x_T: (B, 3, S, S) float32.
         num_steps: of the inversion; an edit takes as many down again.
         contents: what the boosting noise of each image follows from; empty: x_T itself.
+        model: which inverted the images; ``None`` where they were drawn, and in copies by pickle.
     """
 
     x_T: Images
     num_steps: int = NUM_STEPS
     contents: tuple[bytes, ...] = field(default=(), repr=False)
+    model: HSpaceUNet | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}
+
+    def check_fits(self, model: HSpaceUNet) -> None:
+        """See that they are of a base model.
+
+        Raises:
+            ValueError: another one inverted them, or its images have another size.
+        """
+        size = self.x_T.shape[-1]
+        if size != model.image_size:
+            raise ValueError(f"these latents are of {size} px, {model.name} makes images of {model.image_size}")
+        if self.model not in (None, model) and self.model.fingerprint() != model.fingerprint():
+            raise ValueError(
+                f"these latents were inverted by {self.model.name}, other weights than those of {model.name}: invert "
+                "the images with the model that edits them"
+            )
 
     def __len__(self) -> int:
         return len(self.x_T)
@@ -95,7 +115,7 @@ def invert(
     x_T = torch.cat(parts)
     if not x_T.isfinite().all():
         raise FloatingPointError("x_T is not finite: the network's weights are damaged, or the precision is too low")
-    return Latents(x_T, num_steps, tuple(pixels.numpy().tobytes() for pixels in to_uint8(x_0.cpu())))
+    return Latents(x_T, num_steps, tuple(pixels.numpy().tobytes() for pixels in to_uint8(x_0.cpu())), model)
 
 
 def draw_latents(
@@ -146,7 +166,8 @@ def find_latents(
     """Latents as they are, images inverted.
 
     Raises:
-        ValueError: the latents took another number of steps than is asked for, or as for ``invert``.
+        ValueError: the latents took another number of steps than is asked for, are of another model, or as for
+            ``invert``.
     """
     if not isinstance(images, Latents):
         return invert(model, images, default if num_steps is None else num_steps, batch_size)
@@ -155,4 +176,5 @@ def find_latents(
             f"these latents took {images.num_steps} steps, num_steps is {num_steps}: leave num_steps out, or invert "
             f"the images with {num_steps}"
         )
+    images.check_fits(model)
     return images

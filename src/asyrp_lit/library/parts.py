@@ -67,16 +67,18 @@ class PipelineParts(DiffusionPipeline):  # type: ignore[misc]
     ) -> Parts:
         """A pipeline from a folder of ``save_pretrained``, or of any unconditional pipeline, here or on the hub.
 
-        The network is loaded strictly and in float32; ``dtype`` is as in ``to``. Other arguments are diffusers'.
+        The network is loaded strictly and in float32, from the files of ``variant`` where one is named; ``dtype`` is as
+        in ``to``. Other arguments are diffusers'.
 
         Raises:
             FileNotFoundError, ValueError: the folder lacks something, or a direction is for other weights.
         """
         dtypes = [kwargs.pop(key, None) for key in ("dtype", "torch_dtype")]
         options = [kwargs.pop(key, default) for key, default in (("revision", None), ("local_files_only", False))]
+        variant = kwargs.pop("variant", None)
         folder = find_folder(os.fspath(pretrained_model_name_or_path), *options)
         base_model = kwargs.pop("base_model", None) or cls.load_config(folder).get("base_model", folder.name)
-        unet = load_folder(base_model, folder).unet
+        unet = kwargs.pop("unet", None) or load_folder(base_model, folder, variant).unet
         if "device_map" not in kwargs:
             kwargs.setdefault(
                 "low_cpu_mem_usage", False
@@ -192,7 +194,7 @@ class PipelineParts(DiffusionPipeline):  # type: ignore[misc]
         """Passes of the network in the pipeline's precision, counted by diffusers' progress bar."""
         lower = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with self.progress_bar(total=passes) as bar, lower:
-            counter = self.unet.conv_in.register_forward_hook(lambda *_: bar.update() and None)
+            counter = self.unet.conv_in.register_forward_hook(lambda *_: bar.update(bar.n < passes) and None)
             try:
                 yield
             finally:

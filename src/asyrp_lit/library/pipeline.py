@@ -93,7 +93,7 @@ class AsyrpPipeline(PipelineParts):
         if not chosen:
             return self.reconstruct(latents, None, output_type, return_dict, images_per_pass)
         seeds = _draw_seeds(generator)
-        batches = count_batches(len(latents), len(strengths), images_per_pass)
+        batches = count_batches(len(latents), strengths, images_per_pass)
         with self.compute(batches * latents.num_steps):
             edits = edit(self.model, latents, chosen, strength, num_inference_steps, seeds, images_per_pass, **options)
         return _wrap(show_pixels(edits, kind), return_dict)

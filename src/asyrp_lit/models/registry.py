@@ -85,8 +85,13 @@ def load_base_model(
     return model
 
 
-def load_folder(name: str, folder: str | Path) -> HSpaceUNet:
+def load_folder(name: str, folder: str | Path, variant: str | None = None) -> HSpaceUNet:
     """A UNet2DModel from a local diffusers folder, or a pipeline's with one below ``unet``, in float32.
+
+    Args:
+        name: of the base model.
+        folder: where it is.
+        variant: of the weights' files, as diffusers means it; ``None`` for those without one.
 
     Raises:
         FileNotFoundError: the folder lacks the configuration or the weights.
@@ -103,6 +108,7 @@ def load_folder(name: str, folder: str | Path) -> HSpaceUNet:
             low_cpu_mem_usage=False,
             local_files_only=True,
             use_safetensors=any(unet_folder.glob("*.safetensors")),
+            variant=variant,
             torch_dtype=torch.float32,
         )
     except RuntimeError as error:

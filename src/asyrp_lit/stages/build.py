@@ -21,7 +21,7 @@ from asyrp_lit.models.compiled import MODES, check_compiler
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.models.sanity import check_eps_error, check_norm_eps, compare_settings
 from asyrp_lit.stages.capacity import AUTO, MOST, find_sampling_size
-from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.device import check_precision, pick_device
 from asyrp_lit.stages.frozen import share_frozen
 from asyrp_lit.stages.latents import build_sources
 
@@ -70,6 +70,7 @@ def check_settings(cfg: DictConfig) -> None:
         ValueError: a number or the kind of direction is not possible.
     """
     check_counts(cfg, COUNTS)
+    check_precision(cfg)
     if cfg.compile not in MODES or type(cfg.compile) in (int, float):
         modes = ", ".join(str(mode).lower() for mode in MODES)
         raise ValueError(f"compile must be one of {modes}, got {cfg.compile!r}")

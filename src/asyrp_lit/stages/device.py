@@ -22,6 +22,20 @@ def pick_device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda", find_rank().local)  # each process of DDP has its own
 
 
+#: What networks are computed in, as Lightning names it; h and directions are float32 in all of them.
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16")
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """See that the trainer computes in what inversion and judging compute in too.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(f"trainer.precision must be 32-true or bf16-mixed, got {cfg.trainer.precision!r}")
+
+
 def get_precision(cfg: DictConfig) -> str:
     """The trainer's precision as stores of latents name it: ``bf16`` or ``32-true``."""
     return "bf16" if str(cfg.trainer.precision).startswith("bf16") else "32-true"
@@ -53,6 +67,25 @@ def find_rank() -> Rank:
 
 def count_processes(cfg: DictConfig) -> int:
     """How many processes train together: those that were started so, or that Lightning will start."""
+    return max(find_rank().world_size, _count_wanted(cfg))
+
+
+def check_processes(cfg: DictConfig) -> None:
+    """See that processes which were started together are to train together.
+
+    Raises:
+        ValueError: the trainer is for one process, and each would train on all images.
+    """
+    started = find_rank().world_size
+    if started > 1 and _count_wanted(cfg) == 1:
+        raise ValueError(
+            f"torchrun or SLURM started {started} processes, but the trainer is for one, so each would train on all "
+            "images, in one folder: start one process, or give trainer=ddp (on CPUs trainer.devices=N "
+            "+trainer.strategy=ddp +trainer.use_distributed_sampler=false); several machines: +trainer.num_nodes="
+        )
+
+
+def _count_wanted(cfg: DictConfig) -> int:
     devices = cfg.trainer.devices
     if devices in (-1, "-1", "auto"):
         own = torch.cuda.device_count() if cfg.trainer.accelerator == "gpu" else 1
@@ -60,4 +93,4 @@ def count_processes(cfg: DictConfig) -> int:
         own = len(devices)
     else:
         own = int(devices) if str(devices).isdecimal() else str(devices).strip(",").count(",") + 1  # "0,1"
-    return max(find_rank().world_size, own * int(OmegaConf.select(cfg, "trainer.num_nodes", default=1)))
+    return own * int(OmegaConf.select(cfg, "trainer.num_nodes", default=1))

@@ -18,7 +18,7 @@ from asyrp_lit.stages.discover_sheet import show_found
 from asyrp_lit.stages.guard import report_errors, run_folder
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import write_image_lists
-from asyrp_lit.stages.lock import alone_in_folder
+from asyrp_lit.stages.lock import alone_in_folder, in_first_process
 from asyrp_lit.stages.train import run_training
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ ANY = Attribute("any", "", "")
 
 
 @report_errors
+@in_first_process
 @alone_in_folder
 def discover(cfg: DictConfig) -> None:
     """Directions as files, ``sheet.png`` with what they do, ``discover.json`` with what the oracle makes of it."""

@@ -22,10 +22,13 @@ from asyrp_lit.stages.edit_images import RANDOM, EditBatch, open_latents, split_
 from asyrp_lit.stages.edit_judge import EditJudge, build_edit_judge
 from asyrp_lit.stages.edit_results import Results
 from asyrp_lit.stages.guard import report_errors, run_folder
-from asyrp_lit.stages.lock import alone_in_folder
+from asyrp_lit.stages.lock import alone_in_folder, in_first_process
+from asyrp_lit.stages.settings import spell_override
 
 log = logging.getLogger(__name__)
 
+#: Strengths of one direction where nothing says; several are added at 1 each.
+STRIP = [-1.0, 0.5, 1.0, 1.5]
 #: Choices of the configuration.
 CHOICES = {
     "combine": ("normalised", "sum"),
@@ -78,17 +81,18 @@ def choose_folder(cfg: DictConfig) -> Path:
     Raises:
         ValueError: the images would lie among them; in a folder below the images they are left out of those.
     """
-    folder = Path(cfg.out) if cfg.out else run_folder()
+    folder = Path(cfg.out).expanduser() if cfg.out else run_folder()
     own = (folder.resolve(), folder.resolve() / "images")
     if isinstance(cfg.images, str) and cfg.images != RANDOM and Path(cfg.images).expanduser().resolve() in own:
         raise ValueError(
             f"the results would lie among the images of {cfg.images}, and be edited themselves by a rerun: choose "
-            f"another folder, such as out={Path(cfg.images) / 'edited'}"
+            f"another folder, such as {spell_override('out', Path(cfg.images) / 'edited')}"
         )
     return folder
 
 
 @report_errors
+@in_first_process
 @alone_in_folder
 def edit(cfg: DictConfig) -> None:
     """Edit images with one direction or several."""
@@ -97,6 +101,8 @@ def edit(cfg: DictConfig) -> None:
     model = build_model(cfg)
     directions = load_directions(cfg, model)
     names = [direction.name for direction in directions]
+    if cfg.strength is None:
+        cfg = OmegaConf.merge(cfg, {"strength": STRIP if len(names) == 1 else 1.0})  # type: ignore[assignment]
     per_direction = spread_strengths(OmegaConf.to_object(cfg)["strength"], len(names))  # type: ignore[call-overload, index]
     combinations: list[Combination] = [None, *combine_strengths(per_direction)]
     columns = [RECONSTRUCTION if row is None else name_combination(names, row) for row in combinations]

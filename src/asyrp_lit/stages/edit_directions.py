@@ -11,11 +11,13 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from asyrp_lit.data.portraits import PortraitSource
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.asyrp import Interval
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod, make_time_grid
 from asyrp_lit.editing.average import average_direction, average_timesteps, check_averaged, describe_average
 from asyrp_lit.editing.plan import EditPlan, LoadedDirection, make_plan
+from asyrp_lit.hspace.attribute import AVATARS
 from asyrp_lit.hspace.direction import DirectionInfo, load_direction, save_direction
 from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.hspace.free_delta import PerTimestepDelta
@@ -99,7 +101,7 @@ def average_directions(
     Each average is a direction file under ``paths.averages``, made once.
 
     Raises:
-        ValueError: one is not in h-space.
+        ValueError: one is not in h-space, or the train images are not of the kind that is edited.
     """
     for direction in directions:
         check_averaged(direction.loaded[0])
@@ -125,10 +127,20 @@ def _average(cfg: DictConfig, model: HSpaceUNet, direction: NamedDirection) -> N
 
 
 def _open_train_images(cfg: DictConfig, info: DirectionInfo) -> LatentSource:
-    """The train images to average over, on labelled data those that the direction is for."""
+    """The train images to average over, on labelled data those that the direction is for.
+
+    Raises:
+        ValueError: they are cartoons, and the pictures of another model are edited.
+    """
     if cfg.latents.kind == "random":
         return RandomLatents("train", cfg.average_images, cfg.model.image_size, cfg.latents.seed)
-    return limit_source(cfg.data.train, cfg.average_images, info.where)
+    source = limit_source(cfg.data.train, cfg.average_images, info.where)
+    if isinstance(source, PortraitSource) and cfg.images is not None and cfg.model.domain != AVATARS:
+        raise ValueError(
+            f"kind={cfg.kind} averages over train images, and those of data=avatars are cartoons: name images such as "
+            f"{cfg.model.name} makes, with data=folder data.train.folder=/path/to/images, or give latents=random"
+        )
+    return source
 
 
 def _average_over_images(

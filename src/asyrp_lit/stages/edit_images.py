@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from asyrp_lit.data.image_files import ImageFiles
+from asyrp_lit.data.images import SUFFIXES
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import open_images
 from asyrp_lit.data.random_latents import RandomLatents
@@ -77,10 +79,14 @@ def open_latents(cfg: DictConfig, model: HSpaceUNet, infos: Sequence[DirectionIn
         FileNotFoundError, ValueError: there are no such images, or a store is for another network or other steps.
     """
     place = cfg.images if isinstance(cfg.images, str) and cfg.images != RANDOM else None
+    if place and is_url(place) and Path(place).suffix.lower() in SUFFIXES:
+        raise ValueError(f"images={place} is an image elsewhere: download it; of URLs only latent stores are read")
+    if place and not is_url(place):
+        place = os.path.expanduser(place)
     if place and (is_url(place) or (Path(place) / "manifest.json").is_file()):
         stored = StoredLatents(open_store(place, Path(cfg.paths.cache) / "latents", _CACHE_BYTES))
         store = build_store(cfg, model, stored)
-        return Latents(store, _limit(cfg.n, len(store)), store.key.source.startswith("random-"))
+        return Latents(store, _limit(cfg.n, len(store)), store.key.is_drawn)
     source = _open_source(cfg, model, infos)
     check_model(cfg, model, source)
     store = build_store(cfg, model, source, reuse=cfg.images is not None)

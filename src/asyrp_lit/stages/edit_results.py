@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from asyrp_lit.data.encoded import printable
-from asyrp_lit.data.images import RESULTS
+from asyrp_lit.data.images import METRICS, PICTURES, RESULTS
 from asyrp_lit.data.latents import from_uint8
 from asyrp_lit.files import write_atomically
 from asyrp_lit.plots.animate import save_animation
@@ -32,7 +32,6 @@ from asyrp_lit.stages.settings import FREE, list_differences, name_differences
 
 log = logging.getLogger(__name__)
 
-_METRICS = "metrics.json"
 #: Settings that change nothing of an image's results, but for rounding, or whose outcome is compared in their place.
 _FREE_SETTINGS = (
     *(*FREE, "out", "show", "images", "n", "on_bad_image", "channels_last", "compile"),
@@ -134,7 +133,7 @@ class Results:
 
     def place(self, key: str) -> Path:
         """The folder of an image."""
-        return self.folder / "images" / folder_name(key)
+        return self.folder / PICTURES / folder_name(key)
 
     def find_todo(self) -> list[int]:
         """Places in the store of the images without results.
@@ -145,16 +144,25 @@ class Results:
         return [i for i, key in enumerate(self.keys) if not self._has_results(i, key)]
 
     def _has_results(self, index: int, key: str) -> bool:
-        path = self.place(key) / _METRICS
+        path = self.place(key) / METRICS
         if not path.is_file():
             return False
-        known = json.loads(path.read_text()).get("fingerprint")  # earlier versions wrote none
+        try:
+            known = json.loads(path.read_text()).get("fingerprint")  # earlier versions wrote none
+        except (ValueError, AttributeError) as error:
+            log.warning("%s is damaged (%s): the image is edited again", path, error)
+            return False
         if known not in (None, self.latents.fingerprint(self.latents.store[index])):
             raise ValueError(
                 f"{path.parent} has the pictures of another image named {key}: "
                 "choose another folder with out=, or delete that one to have them made anew"
             )
-        return True
+        wanted = [f"{file_name(column)}.png" for column in ("source", *self.columns)]
+        if self.cfg.animate:
+            wanted.append(f"animation.{self.cfg.animate}")
+        if missing := [name for name in wanted if not (path.parent / name).is_file()]:
+            log.warning("%s lacks %s: the image is edited again", path.parent, ", ".join(missing))
+        return not missing
 
     def keep(
         self, key: str, fingerprint: str, columns: dict[str, Images], verdicts: Verdicts, loop: Edits | None
@@ -170,7 +178,7 @@ class Results:
             _write_png(folder / "strip.png", Image.fromarray(strip))
         if loop is not None:
             save_animation(folder / f"animation.{self.cfg.animate}", to_pixels(loop), self.cfg.zoom)
-        write_json(folder / _METRICS, {"key": key, "fingerprint": fingerprint, "columns": verdicts})
+        write_json(folder / METRICS, {"key": key, "fingerprint": fingerprint, "columns": verdicts})
 
     def finish(self, axes: tuple[Sequence[str], Sequence[str]] | None) -> dict[str, dict[str, float]]:
         """Write ``edit.json`` and the grids of the first images; returns the means over images by column.
@@ -180,7 +188,7 @@ class Results:
         """
         keys = self.keys
         verdicts: dict[str, Verdicts] = {
-            key: json.loads((self.place(key) / _METRICS).read_text())["columns"] for key in keys
+            key: json.loads((self.place(key) / METRICS).read_text())["columns"] for key in keys
         }
         means = {column: _mean([verdict[column] for verdict in verdicts.values()]) for column in self.columns}
         write_json(self.folder / "edit.json", {**self.about, "means": means, "images": verdicts})
@@ -224,8 +232,8 @@ def _list_differences(kept: dict[str, Any], wanted: dict[str, Any]) -> list[str]
 
 
 def file_name(column: str) -> str:
-    """The file of a column: ``strength 0.5`` is ``strength_0.5``."""
-    return column.replace(", ", "-").replace(" ", "_")
+    """The file of a column: ``strength 0.5`` is ``strength_0.5``; escaped as folders are."""
+    return folder_name(column.replace(", ", "-").replace(" ", "_"))
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
@@ -244,6 +252,6 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean of each metric over the images that have it: one of another start may lack CLIP's."""
     found = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = [value for row in rows if not math.isnan(value := row.get(name, math.nan))]
+        values = [value for row in rows if (value := row.get(name)) is not None and not math.isnan(value)]
         found[name] = sum(values) / len(values) if values else math.nan
     return found

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import os
 import sys
 import traceback
@@ -52,6 +53,7 @@ NOISE = (
     r"GPU available but not used",  # trainer=cpu was asked for
     r"Checkpoint directory .* exists and is not empty",  # pretraining goes on in its folder
     r"Be aware that when using `ckpt_path`.*: \[\"ModelCheckpoint\{[^}]*\}\"\]\.$",  # it once kept pretraining's states
+    r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # metrics that are those of all processes already
     r"The '\w+' does not have many workers",  # a store is read faster than a network runs
     r"Glyph \d+ \(.*\) missing from font",  # matplotlib, of a file's name beside its pictures
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow, of photos that it does read; it refuses those twice as large
@@ -249,5 +251,27 @@ def raise_failed(failed: int, total: int) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON, all of it or nothing."""
-    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
+    """Write JSON, all of it or nothing; numbers that JSON does not have, NaN and infinities, are null."""
+    write_atomically(path, (json.dumps(_make_strict(values), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _make_strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _make_strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(_make_strict, value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def load_metrics(path: Path) -> dict[str, float]:
+    """The numbers of a file that ``write_json`` wrote; null is NaN.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        return {name: math.nan if value is None else float(value) for name, value in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -7,14 +7,10 @@ from dataclasses import replace
 import torch
 from omegaconf import DictConfig
 
-from asyrp_lit.diffusion.asyrp import Interval
+from asyrp_lit.editing.plan import make_plan
 from asyrp_lit.editing.strips import name_strength
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
-from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
-from asyrp_lit.hspace.direction import (
-    load_direction,
-    read_direction_info,
-)
+from asyrp_lit.hspace.direction import load_direction, read_direction_info
 from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.losses.clip import choose_templates
 from asyrp_lit.losses.directional import compute_cos_text, compute_text_direction
@@ -33,7 +29,7 @@ from asyrp_lit.stages.build import build_attribute, build_clip, build_setup
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.guard import report_errors, run_folder, write_json
 from asyrp_lit.stages.latents import build_store, write_image_lists
-from asyrp_lit.stages.lock import alone_in_folder
+from asyrp_lit.stages.lock import alone_in_folder, in_first_process
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +40,7 @@ def describe(attribute: Attribute) -> str:
 
 
 @report_errors
+@in_first_process
 @alone_in_folder
 def evaluate(cfg: DictConfig) -> None:
     """Metrics of a direction file at several strengths, how monotone they are in it, and a grid."""
@@ -67,6 +64,7 @@ def evaluate(cfg: DictConfig) -> None:
         attribute = replace(attribute, src_text=info.src_text, trg_text=info.trg_text)
     direction, info = load_direction(path, model.fingerprint(), model.name)
     device = pick_device(cfg)
+    plan = make_plan([(direction.to(device), info)], cfg.method.num_steps, t_0=cfg.method.t_0)
     store = build_store(cfg, model, sources["val"])
     clip = build_clip(cfg).to(device)
     text_direction = compute_text_direction(
@@ -75,11 +73,8 @@ def evaluate(cfg: DictConfig) -> None:
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
     judges = Judges(clip, load_lpips(), oracle)
     panels = {float(s): MetricPanel(judges, text_direction, attribute.labels).to(device) for s in cfg.strengths}
-    scale = rescale_to_steps(info.num_steps, cfg.method.num_steps)
-    interval = Interval(info.t_edit, info.t_boost, info.t_start)
-    scaled = Scaled(direction.to(device), scale)
     with autocast_as(cfg):
-        common = (model, store, grid, scaled, interval, panels)
+        common = (model, store, grid, plan.directions[0], plan.interval, panels)
         rows = judge_strengths(*common, cfg.inversion_batch_size, device, cfg.seed)
     metrics = {f"{s:g}": {name: float(v) for name, v in panel.compute().items()} for s, panel in panels.items()}
     over_strengths = {}
@@ -110,6 +105,7 @@ def judge_monotony(
 
 
 @report_errors
+@in_first_process
 @alone_in_folder
 def check_texts(cfg: DictConfig) -> None:
     """The cosine of the texts and, on true pairs, the ceiling of the directional cosine."""

@@ -1,5 +1,6 @@
 """One process at a time in a run folder."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -13,6 +14,7 @@ from asyrp_lit.stages.device import find_rank
 from asyrp_lit.stages.guard import run_folder
 from asyrp_lit.stages.settings import restore_hydra
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 #: Seconds that a lock is waited for: workers of a process that was killed may hold it for some.
@@ -70,5 +72,19 @@ def alone_in_folder(stage: Callable[[DictConfig], Result]) -> Callable[[DictConf
             if find_rank().number == 0:
                 (run_folder() / "error.log").unlink(missing_ok=True)
             return stage(cfg)
+
+    return alone
+
+
+def in_first_process(stage: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Run a stage that does not share its work in one of the processes that were started together; the others end."""
+
+    @wraps(stage)
+    def alone(cfg: DictConfig) -> None:
+        rank = find_rank()
+        if rank.number:
+            log.warning("process %d of %d ends: the first does all of this", rank.number + 1, rank.world_size)
+            return
+        stage(cfg)
 
     return alone

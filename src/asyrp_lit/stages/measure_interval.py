@@ -21,7 +21,7 @@ from asyrp_lit.stages.interval import count_profiled, measure_profile
 from asyrp_lit.stages.interval_pictures import Findings, draw_choice, draw_strip
 from asyrp_lit.stages.interval_sweep import load_swept, sweep_intervals
 from asyrp_lit.stages.latents import build_source
-from asyrp_lit.stages.lock import alone_in_folder
+from asyrp_lit.stages.lock import alone_in_folder, in_first_process
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ _COUNTS = {"strip_images": 1, "strip_columns": 2, "sweep_images": 1}
 
 
 @report_errors
+@in_first_process
 @alone_in_folder
 def measure_interval(cfg: DictConfig) -> None:
     """Curves, table and strip of P_t; with ``sweep=true`` also edits over a grid of t_edit and t_boost."""

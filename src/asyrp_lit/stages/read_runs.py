@@ -1,9 +1,7 @@
 """What the folders of runs say about them: overrides, metrics, picture, error."""
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from natsort import natsorted
 from omegaconf import OmegaConf
@@ -12,6 +10,7 @@ from yaml import YAMLError
 
 from asyrp_lit.metrics.pareto import find_front
 from asyrp_lit.plots.report import FAILED, FINISHED, UNFINISHED, RunRow
+from asyrp_lit.stages.guard import load_metrics
 from asyrp_lit.stages.settings import SETTINGS_FILE, read_started
 
 log = logging.getLogger(__name__)
@@ -90,10 +89,9 @@ def _read_metrics(path: Path) -> tuple[dict[str, float], str]:
     if not path.is_file():
         return {}, ""
     try:
-        content: Any = json.loads(path.read_text())
-        return {str(name): float(value) for name, value in content.items()}, ""
-    except (ValueError, TypeError, AttributeError) as error:
-        return {}, f"metrics.json is damaged: {error}"
+        return load_metrics(path), ""
+    except ValueError as error:
+        return {}, str(error)
 
 
 def _measure_minutes(run: Path) -> float:

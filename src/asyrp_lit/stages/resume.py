@@ -1,6 +1,5 @@
 """Going on with a training that was stopped."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from asyrp_lit.hspace.direction import read_direction
 from asyrp_lit.stages.capacity import AUTO as AUTO_SIZE
 from asyrp_lit.stages.device import count_processes, find_rank
-from asyrp_lit.stages.guard import RefusedStartError, find_sweep, run_folder
+from asyrp_lit.stages.guard import RefusedStartError, find_sweep, load_metrics, run_folder
 from asyrp_lit.stages.lock import is_busy
 from asyrp_lit.stages.settings import (
     keep_settings,
@@ -23,6 +22,7 @@ from asyrp_lit.stages.settings import (
     read_hydra,
     read_settings,
     restore_hydra,
+    spell_override,
 )
 from asyrp_lit.training.state import load_whole
 from asyrp_lit.training.terminate import Terminated
@@ -94,16 +94,21 @@ def read_finished(cfg: DictConfig, run: Path) -> dict[str, float] | None:
     if kept is None or list_differences(kept[0], cfg) or not path.is_file():
         return None
     try:
-        metrics: dict[str, float] = json.loads(path.read_text())
+        metrics = load_metrics(path)
         info = read_direction(run / f"{cfg.attr.name}.safetensors")[1]
     except (ValueError, FileNotFoundError) as error:
         log.warning("%s; it is made again", error)
         return None
-    if info.metrics != metrics:
+    if _spell(info.metrics) != _spell(metrics):
         log.warning("%s is not of the direction file beside it; both are made again", path)
         return None
     log.info("%s has finished before; to train again choose another folder with hydra.run.dir=FOLDER", run)
     return metrics
+
+
+def _spell(metrics: dict[str, float]) -> dict[str, str]:
+    """Metrics that can be compared: NaN equals nothing, not even itself."""
+    return {name: repr(float(value)) for name, value in metrics.items()}
 
 
 class TakeOver(Callback):
@@ -165,7 +170,8 @@ def _check_same(cfg: DictConfig, run: Path) -> None:
     if differences:
         raise RefusedStartError(
             f"{run} holds a run of other settings ({name_differences(differences)}): choose another folder with "
-            f"hydra.run.dir=FOLDER, or take its settings; resume={run} goes on with more passes, other rates, trainers"
+            f"hydra.run.dir=FOLDER, or take its settings; {spell_override('resume', run)} goes on with more passes, "
+            "other rates, trainers"
         )
 
 
@@ -206,8 +212,8 @@ def say_how_to_go_on(run: Path) -> Iterator[None]:
 
 def _describe_way(run: Path) -> str:
     if sweep := find_sweep():
-        return f"the same command with hydra.sweep.dir={sweep} goes on"
-    return f"the same command with resume={run} goes on" if (run / "last.ckpt").is_file() else ""
+        return f"the same command with {spell_override('hydra.sweep.dir', sweep)} goes on"
+    return f"the same command with {spell_override('resume', run)} goes on" if (run / "last.ckpt").is_file() else ""
 
 
 def check_passes(checkpoint: Path, passes: int) -> None:
@@ -237,7 +243,7 @@ def check_joint_batch(checkpoint: Path, cfg: DictConfig) -> None:
     advice = f"method.batch_size={joint // processes}" if joint % processes == 0 else f"processes that divide {joint}"
     raise ValueError(
         f"{checkpoint} is of {joint} images per update, method.batch_size times processes, not of {batch_size} times "
-        f"{processes}: give {advice}, with resume={checkpoint.parent}"
+        f"{processes}: give {advice}, with {spell_override('resume', checkpoint.parent)}"
     )
 
 

@@ -1,6 +1,8 @@
 """What a run was started with, kept in its folder: Hydra overwrites ``.hydra`` at every later start there."""
 
 import logging
+import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +33,14 @@ BEFORE = {
 }
 #: Differences that a message names.
 _NAMED = 5
+
+
+def spell_override(name: str, value: object) -> str:
+    """An override as a shell and then Hydra read it, in quotes where they need them."""
+    if re.fullmatch(r"[\w./:+~-]+", str(value), re.ASCII):
+        return f"{name}={value}"
+    escaped = str(value).replace('"', r"\"")
+    return shlex.quote(f'{name}="{escaped}"')
 
 
 def keep_settings(cfg: DictConfig, run: Path) -> None:

@@ -1,6 +1,5 @@
 """Latents and training of a direction."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +20,8 @@ from asyrp_lit.losses.directional import compute_cos_text
 from asyrp_lit.stages.build import FOUND_KINDS, build_clip, build_setup
 from asyrp_lit.stages.calibrate import calibrate, count_set_aside
 from asyrp_lit.stages.capacity import check_shared_sizes, find_training_sizes
-from asyrp_lit.stages.device import pick_device
-from asyrp_lit.stages.guard import find_sweep, report_errors, run_folder, write_json
+from asyrp_lit.stages.device import check_processes, pick_device
+from asyrp_lit.stages.guard import find_sweep, load_metrics, report_errors, run_folder, write_json
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
@@ -121,7 +120,7 @@ def train(cfg: DictConfig) -> float | tuple[float, ...] | None:
     if needs_command(cfg):
         run_command()
         run = run_folder() if cfg.resume in (None, AUTO) else Path(cfg.resume)
-        metrics = json.loads((run / "metrics.json").read_text())
+        metrics = load_metrics(run / "metrics.json")
     else:
         end_with_sweep()
         metrics = _train_here(cfg)
@@ -163,6 +162,7 @@ def run_training(cfg: DictConfig) -> Trained:
 
 def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictConfig) -> dict[str, float]:
     """Train in a run folder, from a checkpoint on or anew; the content of metrics.json."""
+    check_processes(cfg)
     check_shared_sizes(cfg)
     begins_anew = checkpoint is None and cfg.method.init_from is not None
     init_from = find_direction(str(cfg.method.init_from)) if begins_anew else None

@@ -1,0 +1,56 @@
+"""Files of numbers, and commands that messages name."""
+
+import json
+import math
+import shlex
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from asyrp_lit.stages import resume
+from asyrp_lit.stages.guard import load_metrics, write_json
+from asyrp_lit.stages.settings import spell_override
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_numbers_that_json_lacks_are_null_and_come_back_as_nan(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"success": 0.5, "of_each": math.nan, "deep": [{"psnr": math.inf}, 1, True, "NaN"]})
+    content = json.loads(path.read_text(), parse_constant=refuse)
+    assert content == {"success": 0.5, "of_each": None, "deep": [{"psnr": None}, 1, True, "NaN"]}
+    write_json(path, {"success": 0.5, "of_each": math.nan})
+    found = load_metrics(path)
+    assert found["success"] == 0.5
+    assert math.isnan(found["of_each"])
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"success": [1]}', '{"success": "high"}'])
+def test_a_damaged_file_of_metrics_is_named(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.json is damaged: "):
+        load_metrics(tmp_path / "metrics.json")
+
+
+def test_a_finished_run_whose_metric_is_nan_is_finished(tmp_path, monkeypatch):
+    metrics = {"success": math.nan, "edit_lpips": 0.25}
+    write_json(tmp_path / "metrics.json", metrics)
+    cfg = OmegaConf.create({"attr": {"name": "glasses"}})
+    monkeypatch.setattr(resume, "read_settings", lambda run: (cfg,))
+    monkeypatch.setattr(resume, "read_direction", lambda path: (None, SimpleNamespace(metrics=metrics)))
+    found = resume.read_finished(cfg, tmp_path)
+    assert found is not None
+    assert found["edit_lpips"] == 0.25
+    metrics["edit_lpips"] = 0.5
+    assert resume.read_finished(cfg, tmp_path) is None
+
+
+@pytest.mark.parametrize("path", ["outputs/train/x", "/tmp/mo ved=1/st", "ü/[a],b", 'it"s', "it's", "a$b"])
+def test_an_override_is_spelled_so_that_a_shell_and_hydra_read_it(path):
+    (word,) = shlex.split(spell_override("resume", path))
+    assert OverridesParser.create().parse_override(word).value() == path
+    assert spell_override("resume", "outputs/train/x") == "resume=outputs/train/x"

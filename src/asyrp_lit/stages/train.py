@@ -162,8 +162,8 @@ def run_training(cfg: DictConfig) -> Trained:
 
 def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictConfig) -> dict[str, float]:
     """Train in a run folder, from a checkpoint on or anew; the content of metrics.json."""
-    check_processes(cfg)
     check_shared_sizes(cfg)
+    check_processes(cfg)
     begins_anew = checkpoint is None and cfg.method.init_from is not None
     init_from = find_direction(str(cfg.method.init_from)) if begins_anew else None
     attribute, grid, model, sources = build_setup(cfg)

@@ -46,6 +46,16 @@ def test_every_attribute_is_named_with_its_cosine_and_t_edit():
     assert {mark.name for mark in marks} | {"0.899", "0.443", "513", "321", "never"} <= words
 
 
+@pytest.mark.parametrize(("t_edit", "t_boost"), [(0, 0), (None, None)], ids=["reached", "never reached"])
+def test_the_one_timestep_of_two_steps_is_drawn_as_a_point(t_edit, t_boost):
+    curve = Curve((0,), (0.3,), (0.2,), (0.4,))
+    figure = draw_interval(curve, curve, [Mark("smiling", 0.9, 0.27, t_edit)], 0.25, t_boost, 1000, "title")
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes[:2]:
+        assert axes.get_xlim() == (0, 1)
+        assert any((list(line.get_xdata()), line.get_marker()) == ([0], "o") for line in axes.lines)
+
+
 def test_a_t_boost_that_is_never_reached_and_a_t_start_are_said():
     words = {text.get_text() for text in visible(draw(FEW, t_boost=None, t_start=600)[0])}
     assert "x_t never reaches the boost threshold, t_boost = 0" in words

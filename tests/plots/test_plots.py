@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 from asyrp_lit.data.avatars.render import render_portrait
 from asyrp_lit.data.avatars.traits import sample_traits
 from asyrp_lit.plots.curves import draw_loss_curve, draw_lpips_curves, draw_strength_curves
 from asyrp_lit.plots.grid import draw_contact_sheet, draw_grid, tile, to_pixels
+from asyrp_lit.plots.interval import Curve, Mark, draw_interval
+from asyrp_lit.plots.matrix import draw_matrix
 from asyrp_lit.plots.save import save_figure
 
 CURVES = ([0, 500, 999], [0.0, 0.3, 1.1], [0.0, 1.3, 1.4])
@@ -128,6 +131,11 @@ def test_t_start_is_marked_where_it_leaves_timesteps_out():
     assert (rasterise(late) != rasterise(whole)).any()
 
 
+def test_lpips_curves_of_two_steps_which_have_one_timestep_are_drawn():
+    axes = draw_lpips_curves([0], [0.3], [0.3], 0.2, 1.2, 0, 0).axes[0]
+    assert axes.get_xlim() == (0, 1)
+
+
 def test_curves_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="one length"):
         draw_lpips_curves([0, 1], *CURVES[1:], 0.3, 1.2, 500, 100)
@@ -182,3 +190,27 @@ def test_strength_curves_are_a_line_a_direction_on_the_whole_range_of_the_score(
 def test_a_strength_curve_of_another_length_is_named():
     with pytest.raises(ValueError, match="series 'sad' has 1 values for 2 strengths"):
         draw_strength_curves([0.0, 1.0], {"sad": [0.0]})
+
+
+TEXT, CURVE = "price$5_and_$10", Curve([0, 1], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: draw_grid({TEXT: portraits(1)[0]}, TEXT, TEXT, rows=[TEXT]),
+        lambda: draw_matrix(
+            portraits(1)[0][None], [TEXT], [TEXT], TEXT, TEXT, [TEXT], aside={TEXT: portraits(1)[0][0]}
+        ),
+        lambda: draw_interval(CURVE, CURVE, [Mark(TEXT, 1.0, 1.0, 1)], 1.2, None, 1000, TEXT),
+        lambda: draw_loss_curve([0, 1], {TEXT: [1.0, 0.0]}, TEXT),
+        lambda: draw_strength_curves([0.0, 1.0], {TEXT: [0.0, 1.0]}, TEXT),
+    ],
+    ids=["grid", "matrix", "interval", "loss", "strength"],
+)
+def test_a_text_with_dollar_signs_is_written_as_it_is_and_not_as_a_formula(draw):
+    figure = draw()
+    rasterise(figure)
+    shown = [text for text in figure.findobj(Text) if text.get_text() == TEXT]
+    assert len(shown) >= 2
+    assert not any(text.get_parse_math() for text in shown)

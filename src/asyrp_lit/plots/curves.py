@@ -64,6 +64,12 @@ def mark_threshold(axes: Axes, value: float, name: str, color: str) -> None:
     )
 
 
+def _name_series(axes: Axes, note: str | None = None) -> None:
+    """The names of the lines, as they are written, under a note."""
+    for text in axes.legend(title=note, title_fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
+
+
 def draw_lpips_curves(
     timesteps: Sequence[int],
     lpips_pred_x0: Sequence[float],
@@ -95,7 +101,7 @@ def draw_lpips_curves(
     figure, axes = _new_axes("timestep t", "LPIPS to x_0")
     axes.plot(timesteps, lpips_pred_x0, color=EDIT, label="P_t, the predicted x_0")
     axes.plot(timesteps, lpips_xt, color=BOOST, label="x_t, the noisy image")
-    end = max([*timesteps, t_edit, t_boost])
+    end = max([*timesteps, t_edit, t_boost, 1])  # of two steps only t = 0 is measured
     axes.set(xlim=(0, end), ylim=(0, 1.2 * max([*lpips_pred_x0, *lpips_xt, threshold_edit, threshold_boost])))
     axes.axvspan(t_edit, min(t_start, end), color=EDIT, alpha=0.07, linewidth=0)
     axes.axvspan(0, t_boost, color=BOOST, alpha=0.07, linewidth=0)
@@ -145,10 +151,10 @@ def draw_loss_curve(
         axes.plot(steps, smooth, color=color, linewidth=1.8, label=name)
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(title, loc="left", size=10, color=GREY)
+    axes.set_title(title, loc="left", size=10, color=GREY, parse_math=False)
     if series:
         note = f"running mean over {window} steps" if window > 1 else None
-        axes.legend(title=note, title_fontsize=8, frameon=False)
+        _name_series(axes, note)
     return figure
 
 
@@ -169,7 +175,7 @@ def draw_strength_curves(strengths: Sequence[float], series: Mapping[str, Sequen
             raise ValueError(f"series {name!r} has {len(values)} values for {len(strengths)} strengths")
         axes.plot(strengths, values, color=_SERIES[index % len(_SERIES)], marker="o", markersize=4, label=name)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_title(title, loc="left", size=10, color=GREY)
+    axes.set_title(title, loc="left", size=10, color=GREY, parse_math=False)
     if series:
-        axes.legend(frameon=False)
+        _name_series(axes)
     return figure

@@ -83,7 +83,7 @@ def frame_picture(picture: Pixels, title: str, notes: str | None, header: float 
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     y = height - MARGIN * 0.6
     for line, size, color in lines:
-        figure.text(MARGIN / width, y / height, line, size=size, color=color, va="top")
+        figure.text(MARGIN / width, y / height, line, size=size, color=color, va="top", parse_math=False)
         y -= in_pixels(size * _LINE)
     return figure
 
@@ -146,7 +146,7 @@ def draw_grid(
     base = (MARGIN + picture.shape[0] + GAP + 2) / height
     for index, header in enumerate(headers):
         centre = MARGIN + left + index * (cell + GAP) + cell / 2
-        figure.text(centre / width, base, header, size=size, ha="center", va="baseline")
+        figure.text(centre / width, base, header, size=size, ha="center", va="baseline", parse_math=False)
     for index, name in enumerate(names):
         middle = MARGIN + picture.shape[0] - index * (cell + GAP) - cell / 2
         _write_name(figure, MARGIN + left - 6, middle, name, left)

@@ -67,7 +67,8 @@ def draw_interval(
         title: what was measured on what.
     """
     figure, (whole, zoomed, names) = _new_figure(marks)
-    figure.text(whole.get_position().x0, 1 - 0.1 / figure.get_figheight(), title, va="top", size=11)
+    top = 1 - 0.1 / figure.get_figheight()
+    figure.text(whole.get_position().x0, top, title, va="top", size=11, parse_math=False)
     _draw_whole(whole, pred_x0, x_t, boost_threshold, t_boost)
     if t_start < pred_x0.timesteps[-1]:
         mark_timestep(whole, t_start, "t_start", GREY, 0.96)
@@ -94,7 +95,8 @@ def _new_figure(marks: Sequence[Mark]) -> tuple[Figure, list[Axes]]:
 
 def _plot(axes: Axes, curve: Curve, color: str, label: str) -> None:
     axes.fill_between(curve.timesteps, curve.lower, curve.upper, color=color, alpha=0.18, linewidth=0)
-    axes.plot(curve.timesteps, curve.mean, color=color, label=label, linewidth=1.8)
+    marker = "o" if len(curve.timesteps) == 1 else None  # of two steps: t = 0 alone is measured
+    axes.plot(curve.timesteps, curve.mean, color=color, label=label, linewidth=1.8, marker=marker)
 
 
 def _draw_whole(axes: Axes, pred_x0: Curve, x_t: Curve, boost_threshold: float, t_boost: int | None) -> None:
@@ -102,7 +104,7 @@ def _draw_whole(axes: Axes, pred_x0: Curve, x_t: Curve, boost_threshold: float, 
     _plot(axes, pred_x0, EDIT, "P_t, the predicted x_0")
     _plot(axes, x_t, BOOST, "x_t, the noisy image")
     highest = max(*pred_x0.upper, *x_t.upper, boost_threshold)
-    axes.set(xlim=(0, pred_x0.timesteps[-1]), ylim=(0, 1.15 * highest))
+    axes.set(xlim=(0, max(pred_x0.timesteps[-1], 1)), ylim=(0, 1.15 * highest))
     mark_threshold(axes, boost_threshold, "boost threshold", BOOST)
     if t_boost is None:
         note = "x_t never reaches the boost threshold, t_boost = 0"
@@ -117,9 +119,9 @@ def _draw_zoomed(axes: Axes, curve: Curve, marks: Sequence[Mark]) -> None:
     style_axes(axes, "timestep t", "LPIPS(x_0, P_t)")
     reached = [mark for mark in marks if mark.t_edit is not None]
     right = 1.2 * max((mark.t_edit or 0 for mark in reached), default=curve.timesteps[-1])
-    right = min(max(right, curve.timesteps[1]), curve.timesteps[-1])
+    right = max(min(max(right, *curve.timesteps[:2]), curve.timesteps[-1]), 1)
     highest = 1.3 * max((mark.threshold for mark in reached), default=0.0)
-    highest = highest if highest > 0 else max(curve.upper)  # texts that have nothing in common
+    highest = highest if highest > 0 else max(curve.upper) or 1.0  # texts that have nothing in common
     axes.set(xlim=(0, right), ylim=(0, highest))
     _plot(axes, curve, EDIT, "")
     for mark in reached:
@@ -156,7 +158,8 @@ def _write_names(axes: Axes, marks: Sequence[Mark], highest: float) -> None:
         reached = mark.t_edit is not None
         words = (mark.name, f"{mark.cos_text:.3f}", str(mark.t_edit) if reached else "never")
         for (x, align), text in zip(columns, words, strict=True):
-            axes.text(x, place, text, ha=align, va="center", size=_SIZE, color="black" if reached else GREY)
+            color = "black" if reached else GREY
+            axes.text(x, place, text, ha=align, va="center", size=_SIZE, color=color, parse_math=False)
         if reached:
             heights = [mark.threshold] * 2 + [place] * 2
             axes.plot([0, 0.05, 0.3, 0.36], heights, color=EDIT, linewidth=0.8, alpha=0.7)

@@ -45,7 +45,7 @@ class _Sheet:
 
     def write(self, x: Place, y: Place, text: str, **style: Any) -> None:
         """A word around (x, y)."""
-        self.words.append((x, y, text, {"ha": "center", "va": "center", "size": HEADER} | style))
+        self.words.append((x, y, text, {"ha": "center", "va": "center", "size": HEADER, "parse_math": False} | style))
 
     def fill(self, left: Place, right: Place, top: Place, band: Band) -> None:
         self.bars.append((left, right, top, band.color))
@@ -82,13 +82,13 @@ def draw_matrix(
         notes: in grey under it.
         groups: names of blocks of equally many rows, written upwards; empty for one block without a name.
         bands: coloured bars between the names of the columns and the images.
-        aside: name -> image, in a column of their own on the left; no more than there are rows.
+        aside: name -> image, in a column of their own on the left, which may be longer than the rows.
 
     Raises:
-        ValueError: there are no cells, or names or images beside them do not fit their number.
+        ValueError: there are no cells, or names do not fit their number.
     """
     aside = aside or {}
-    num_rows, num_columns = _check_fits(cells, rows, columns, groups, aside)
+    num_rows, num_columns = _check_fits(cells, rows, columns, groups)
     zoom = choose_zoom(None, cells.shape[-1])
     edge = cells.shape[-1] * zoom
     names = measure_names(list(aside))
@@ -96,10 +96,11 @@ def draw_matrix(
     ceiling = _TEXT + (_BAND + GAP if bands else 0)
     per_group = num_rows // max(1, len(groups))
     lefts = [start + k * (edge + GAP) for k in range(num_columns)]
-    tops = [ceiling + k * (edge + GAP) + k // per_group * (_BREAK - GAP) for k in range(num_rows)]
+    breaks = [min(k, num_rows - 1) // per_group for k in range(max(num_rows, len(aside)))]
+    tops = [ceiling + k * (edge + GAP) + before * (_BREAK - GAP) for k, before in enumerate(breaks)]
 
     sheet = _Sheet(lefts[-1] + edge, tops[-1] + edge, zoom)
-    for row, top, name in zip(cells, tops, rows, strict=True):
+    for row, top, name in zip(cells, tops[:num_rows], rows, strict=True):
         sheet.write(start - 6, top + edge / 2, name, ha="right")
         for image, left in zip(row, lefts, strict=True):
             sheet.paste(left, top, image)
@@ -110,20 +111,16 @@ def draw_matrix(
     for (name, image), top in zip(aside.items(), tops, strict=False):
         sheet.write(names - 6, top + edge / 2, name, ha="right")
         sheet.paste(names, top, image)
-    for name, top in zip(groups, tops[::per_group], strict=False):
+    for name, top in zip(groups, tops[:num_rows:per_group], strict=False):
         middle = top + (per_group * (edge + GAP) - GAP) / 2
         sheet.write(_TEXT / 2, middle, name, rotation=90, color="#555555")
     return sheet.draw(title, notes)
 
 
-def _check_fits(
-    cells: Cells, rows: Sequence[str], columns: Sequence[str], groups: Sequence[str], aside: Aside
-) -> tuple[int, int]:
+def _check_fits(cells: Cells, rows: Sequence[str], columns: Sequence[str], groups: Sequence[str]) -> tuple[int, int]:
     given = (len(rows), len(columns))
     if cells.numel() == 0 or tuple(cells.shape[:2]) != given:
         raise ValueError(f"cells must be one or more for {given[0]} rows and {given[1]} columns, got {cells.shape[:2]}")
     if groups and len(rows) % len(groups):
         raise ValueError(f"{len(rows)} rows cannot be split into {len(groups)} groups")
-    if len(aside) > len(rows):
-        raise ValueError(f"{len(aside)} images beside {len(rows)} rows are too many")
     return given

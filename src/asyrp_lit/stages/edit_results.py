@@ -207,7 +207,7 @@ class Results:
         """Strengths of the first direction down, of the second across, beside source and reconstruction."""
         down, across = axes
         edits = torch.cat([self._read([key], column) for column in self.columns[1:]])
-        aside = {name: self._read([key], name)[0] for name in ("source", self.columns[0])[: len(down)]}
+        aside = {name: self._read([key], name)[0] for name in ("source", self.columns[0])}
         figure = draw_matrix(edits.unflatten(0, (len(down), len(across))), down, across, self.title, aside=aside)  # type: ignore[no-untyped-call]
         save_figure(figure, self.folder / f"grid-{folder_name(key)}.png")
 

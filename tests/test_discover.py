@@ -1,15 +1,19 @@
 """discover.py on four portraits, four steps and a random network: its files, and what it refuses."""
 
 import json
+import re
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from asyrp_lit.data.open_images import open_split
 from asyrp_lit.hspace import pullback
 from asyrp_lit.hspace.direction import get_space, read_direction
 from asyrp_lit.hspace.pullback import find_local_basis
 from asyrp_lit.stages import discover_find
+from asyrp_lit.stages.discover_labels import choose_classes
 
 FEW = ("data.train.num_images=6", "data.val.num_images=4", "interval=all", "sheet_images=2", "judged_images=3")
 STRENGTHS = ("method.strengths=[-1.5,0,1.5]", "method.judged=1.5")
@@ -31,6 +35,15 @@ def discover(scripts, tmp_path_factory):
 
     run.outputs = outputs
     return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten images in a folder: ``0.png`` and so on."""
+    (tmp_path / "own").mkdir()
+    for number in range(10):
+        Image.new("RGB", (32, 32), (20 * number, 90, 128)).save(tmp_path / "own" / f"{number}.png")
+    return tmp_path / "own"
 
 
 def succeed(discover, *overrides):
@@ -72,6 +85,53 @@ def test_labels_give_the_class_mean_difference_and_the_boundary(discover, tmp_pa
         assert (along * difference).sum() / along.square().sum() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("positive", "negative", "written", "names"),
+    [
+        (1, 0, ("1", "0"), ("1", "0")),
+        (0, None, ("0", "1"), ("0", "other")),
+        (True, False, ("True", "FALSE"), ("true", "false")),
+        ("true", None, ("TRUE", "false"), ("true", "other")),
+        ("Yes", "no", ("Yes", "no"), ("Yes", "no")),
+    ],
+)
+def test_classes_are_compared_as_text_whatever_yaml_takes_them_for(
+    folder, tmp_path, positive, negative, written, names
+):
+    sources = {split: open_split(split, folder, None, 32, 0.2, 0) for split in ("train", "val")}
+    path = tmp_path / "classes.csv"
+    path.write_text("Key,Class\n" + "".join(f"{n}.png,{written[n % 2]}\n" for n in range(10)))
+    method = {"csv": str(path), "label": "smart", "positive": positive, "negative": negative, "num_images": 48}
+    found = choose_classes(OmegaConf.create({"method": method}), sources)
+    assert found.names == names
+    numbers = [int(sources["train"].keys[index].removesuffix(".png")) for index in found.indices]
+    assert [number % 2 == 0 for number in numbers] == found.positive
+    assert sorted(f"{number}.png" for number in numbers) == sources["train"].keys
+
+
+def test_a_csv_of_all_images_of_a_folder_gives_directions_that_can_be_added(scripts, folder, tmp_path):
+    path, run = tmp_path / "all.csv", tmp_path / "run"
+    path.write_text("".join(f"{n}.png,{'long/curly' if n % 2 else 0}\n" for n in range(10)))
+    tiny = [option for option in scripts.tiny(tmp_path) if not option.startswith("method.batch_size")]
+    own = (
+        "data=folder",
+        f"data.train.folder={folder}",
+        "data.train.limit=8",
+        f"method.csv={path}",
+        "method.label=hair",
+    )
+    few = ("interval=all", "sheet_images=1", "judged_images=1", f"hydra.run.dir={run}", *STRENGTHS)
+    classes = ("method.positive=long/curly", "method.negative=0")
+    outcome = scripts.run("discover.py", "method=labels", *tiny, *own, *few, *classes)
+    assert outcome.code == 0, outcome.text
+    assert "2 images that it names are not among the train images and left out" in outcome.text
+    files = {"hair_long__curly_mean.safetensors", "hair_long__curly_svm.safetensors"}
+    assert {file.relative_to(run).as_posix() for file in run.rglob("*.safetensors")} == files
+    info = read_direction(run / "hair_long__curly_mean.safetensors")[1]
+    assert info.attribute == "hair_long__curly_mean"
+    assert re.fullmatch(r"\d long/curly, \d 0 of own", info.source["images"])
+
+
 def test_pullback_is_about_the_image_that_is_named(discover, monkeypatch):
     computed = []
 
@@ -90,6 +150,17 @@ def test_pullback_is_about_the_image_that_is_named(discover, monkeypatch):
     assert (info.t_edit, info.t_start, get_space(direction)) == (334, 666, "x")
     assert direction.v.norm() == pytest.approx(1, abs=1e-4)
     assert sum(computed) == 1 + len((folder / "images-val.txt").read_text().split())  # not once for each component
+
+
+@pytest.mark.parametrize(("name", "shown"), [("b$_$.png", "b$_$.png"), ("caf\udce9.png", "caf\\xe9.png")])
+def test_pullback_is_about_an_image_of_any_name(scripts, tmp_path, name, shown):
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / name)
+    tiny = [option for option in scripts.tiny(tmp_path) if not option.startswith("method.batch_size")]
+    few = ("method.num_components=1", "method.rank=1", "method.iterations=1", f"hydra.run.dir={tmp_path / 'run'}")
+    outcome = scripts.run("discover.py", "method=pullback", *tiny, "data=folder", f"data.train.folder={tmp_path}", *few)
+    assert outcome.code == 0, outcome.text
+    assert (tmp_path / "run" / "sheet.png").is_file()
+    assert read_direction(tmp_path / "run" / "pullback_1.safetensors")[1].source["images"] == shown
 
 
 @pytest.mark.parametrize("name", ["pca-global/pca_1", "pullback/pullback_1"])

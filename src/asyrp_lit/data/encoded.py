@@ -73,6 +73,10 @@ class EncodedImages(ABC):
     def _list_keys(self, stop: int | None) -> list[str]:
         """The first ``stop`` keys in their order, ``None`` for all; raises where there is none at all."""
 
+    def list_all_keys(self) -> list[str]:
+        """Keys of all images at the path: also of those that start, limit, part or their damage leave out."""
+        return self._list_keys(None)
+
     @abstractmethod
     def _read(self, key: str) -> bytes:
         """The encoded image of a key."""

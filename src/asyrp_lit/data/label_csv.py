@@ -1,18 +1,22 @@
 """Classes of images from a CSV file."""
 
 import csv
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _HEADER = ["key", "class"]
 
 
-def read_label_csv(path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Image key -> class, in the order of the file; a first line ``key,class`` is a header.
+def read_label_csv(path: Path, keys: Sequence[str], list_others: Callable[[], Iterable[str]]) -> dict[str, str]:
+    """Image key -> class, in the order of the file; a first line ``key,class``, in any case, is a header.
 
     Args:
         path: lines ``KEY,CLASS``.
-        keys: of the images there are; the file need not name all of them.
+        keys: of the images in use; the file need not name all of them.
+        list_others: keys of images that it may name as well, which are left out; asked for where it names any other.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -22,16 +26,21 @@ def read_label_csv(path: Path, keys: Sequence[str]) -> dict[str, str]:
         raise FileNotFoundError(f"the file of classes {path} does not exist; method.csv= names lines KEY,CLASS")
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = [[entry.strip() for entry in line] for line in csv.reader(file) if line]
-    known, classes = set(keys), {}
-    for line in lines[1:] if lines and lines[0] == _HEADER else lines:
+    classes: dict[str, str] = {}
+    for line in lines[1:] if lines and [entry.lower() for entry in lines[0]] == _HEADER else lines:
         if len(line) != 2 or not all(line):
             raise ValueError(f"{path} must have lines KEY,CLASS, got {','.join(line)!r}")
         key, value = line
-        if key not in known:
-            raise ValueError(
-                f"{path} names {key!r}, which is none of the {len(keys)} train images, such as {keys[0]!r}"
-            )
         if key in classes:
             raise ValueError(f"{path} names {key!r} twice")
         classes[key] = value
+    known = set(keys)
+    left_out = [key for key in classes if key not in known]
+    others = set(list_others()) if left_out else set()
+    for key in left_out:
+        if key not in others:
+            raise ValueError(f"{path} names {key!r}, which is none of the images, such as {keys[0]!r}")
+        del classes[key]
+    if left_out:
+        log.info("%s: %d images that it names are not among the train images and left out", path, len(left_out))
     return classes

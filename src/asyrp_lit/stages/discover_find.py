@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from asyrp_lit.data.encoded import printable
 from asyrp_lit.data.latents import LatentStore
 from asyrp_lit.data.subset import ImageSubset
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
@@ -22,6 +23,7 @@ from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.stages.build import Setup
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.discover_labels import choose_classes
+from asyrp_lit.stages.edit_results import folder_name
 from asyrp_lit.stages.guard import run_folder
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.latents import build_store
@@ -132,7 +134,7 @@ def find_pca(cfg: DictConfig, setup: Setup) -> list[Found]:
 def find_labels(cfg: DictConfig, setup: Setup) -> list[Found]:
     """Class-mean difference and boundary of a linear SVM, at each timestep by itself."""
     method, model = cfg.method, setup.model
-    classes = choose_classes(cfg, setup.sources["train"])
+    classes = choose_classes(cfg, setup.sources)
     source = ImageSubset(setup.sources["train"], classes.indices)  # type: ignore[arg-type]
     interval = build_interval(cfg, model, source, setup.grid, cfg.cos_text, run_folder())
     h = torch.cat(list(collect_h(cfg, setup, build_store(cfg, model, source), interval)))
@@ -147,7 +149,7 @@ def find_labels(cfg: DictConfig, setup: Setup) -> list[Found]:
     counts = f"{int(positive.sum())} {classes.names[0]}, {int((~positive).sum())} {classes.names[1]}"
     found = []
     for how, deltas, metrics in (("mean", means, {}), ("svm", normals, accuracy)):
-        name = f"{method.label}_{classes.names[0]}_{how}"
+        name = f"{folder_name(f'{method.label}_{classes.names[0]}')}_{how}"
         delta_h = torch.stack(deltas).view(-1, *h.shape[2:])
         direction, info = make_found(cfg, setup, delta_h, interval, name, metrics)
         info.source.update(method=f"labels, {how}", images=f"{counts} of {source.name}")
@@ -177,6 +179,7 @@ def find_pullback(cfg: DictConfig, setup: Setup) -> list[Found]:
         "image_size": model.image_size,
     }
     arguments |= {name: method[name] for name in ("step", "transported", "rank", "iterations")}
+    image = printable(store.item_keys[0])
     found = []
     for k in range(method.num_components):
         direction = PullbackDelta(**arguments)
@@ -184,8 +187,8 @@ def find_pullback(cfg: DictConfig, setup: Setup) -> list[Found]:
         interval, name = Interval(lower, 0, t), f"pullback_{k + 1}"
         info = describe_found(cfg, setup, "pullback", arguments, interval, name)
         info.metrics["singular_value"] = float(basis.s[0, k])
-        info.source.update(method="pullback", component=str(k + 1), images=store.item_keys[0], t=str(t))
-        title = f"{name}: of {store.item_keys[0]} at t = {t}, singular value {float(basis.s[0, k]):.1f}"
+        info.source.update(method="pullback", component=str(k + 1), images=image, t=str(t))
+        title = f"{name}: of {image} at t = {t}, singular value {float(basis.s[0, k]):.1f}"
         found.append(Found(direction.eval(), info, title))
     return found
 

@@ -51,23 +51,24 @@ class MetricPanel(nn.Module):
 
     Args:
         judges: frozen networks; kept out of ``parameters()`` and checkpoints.
-        text_direction: dT, (1, D).
+        text_direction: dT, (1, D); ``None`` for a direction without texts, which CLIP does not judge.
         target: label classes that make an edit a success; ``None`` when the oracle does not judge.
     """
 
     def __init__(
-        self, judges: Judges, text_direction: Embeddings, target: Mapping[str, str | Sequence[str]] | None = None
+        self,
+        judges: Judges,
+        text_direction: Embeddings | None,
+        target: Mapping[str, str | Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         self._judges = judges
-        self.reducers = nn.ModuleDict(
-            {
-                "directional_cosine": DirectionalSimilarity(text_direction),
-                "edit_lpips": EditLPIPS(),
-                "reconstruction_lpips": EditLPIPS(),
-                "reconstruction_psnr": ImagePSNR(),
-            }
-        )
+        self.reducers = nn.ModuleDict()
+        if text_direction is not None:
+            self.reducers["directional_cosine"] = DirectionalSimilarity(text_direction)
+        self.reducers["edit_lpips"] = EditLPIPS()
+        self.reducers["reconstruction_lpips"] = EditLPIPS()
+        self.reducers["reconstruction_psnr"] = ImagePSNR()
         self.target = None if judges.oracle is None else target
         if target is not None and judges.oracle is not None:
             self.reducers["oracle_score"] = OracleScore()
@@ -80,9 +81,10 @@ class MetricPanel(nn.Module):
         """Take in a batch of source images, their plain reconstructions and their edits, all in [-1, 1]."""
         judges, reducers = self._judges, dict(self._named())
         judges.to(source.device)
-        assert judges.clip is not None
         source, reconstruction, edit = (x.float().clamp(-1, 1) for x in (source, reconstruction, edit))
-        reducers["directional_cosine"].update(judges.clip.encode_images(source), judges.clip.encode_images(edit))
+        if "directional_cosine" in reducers:
+            assert judges.clip is not None
+            reducers["directional_cosine"].update(judges.clip.encode_images(source), judges.clip.encode_images(edit))
         reducers["edit_lpips"].update(judges.lpips(edit, source))
         reducers["reconstruction_lpips"].update(judges.lpips(reconstruction, source))
         reducers["reconstruction_psnr"].update(reconstruction, source)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig
 
+from asyrp_lit.data.encoded import printable
 from asyrp_lit.diffusion.asyrp import Interval, in_boosting_phase, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
 from asyrp_lit.inversion.fill import LatentSource
@@ -43,8 +44,9 @@ def draw_choice(cfg: DictConfig, findings: Findings, path: Path) -> None:
     x_t = Curve(mean.timesteps, mean.x_t, lower.x_t, upper.x_t)
     chosen = cfg.interval
     title = (
-        f"LPIPS along the inversion of {findings.source.name} by {findings.model.name}: mean and quartiles of "
-        f"{mean.num_images} images, {cfg.method.num_steps} steps, edit threshold {chosen.edit_threshold:g} · cos_text"
+        f"LPIPS along the inversion of {printable(findings.source.name)} by {findings.model.name}: mean and quartiles "
+        f"of {mean.num_images} images, {cfg.method.num_steps} steps, "
+        f"edit threshold {chosen.edit_threshold:g} · cos_text"
     )
     curves = (pred_x0, x_t, findings.marks, chosen.boost_threshold, findings.t_boost, chosen.t_start)
     save_figure(draw_interval(*curves, title), path)
@@ -68,7 +70,7 @@ def draw_strip(cfg: DictConfig, findings: Findings, path: Path) -> None:
         [f"t = {t}" for t in columns],
         f"{marks[0].name}: {chosen}, t_boost = {t_boost or 0}, t_start = {interval.t_start}",
         "x_t: the image at t of the inversion   P_t: the x_0 that the network predicts from it",
-        groups=[source.keys[number] for number in numbers],
+        groups=[printable(source.keys[number]) for number in numbers],
         bands=find_bands(columns, interval),
     )
     save_figure(figure, path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from asyrp_lit.data.encoded import printable
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.diffusion.asyrp import Interval, in_editing_phase
 from asyrp_lit.diffusion.schedule import make_alphas_cumprod
@@ -21,7 +21,7 @@ from asyrp_lit.editing.sample import sample_images
 from asyrp_lit.editing.seeds import derive_seeds
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
 from asyrp_lit.hspace.combine import Scaled, rescale_to_steps
-from asyrp_lit.hspace.direction import DirectionInfo, load_direction
+from asyrp_lit.hspace.direction import DirectionInfo, get_space, load_direction
 from asyrp_lit.hspace.embedded import find_direction
 from asyrp_lit.hspace.interval import LPIPSCurves, propose_t_boosts, propose_t_edits
 from asyrp_lit.inversion.fill import LatentSource, make_store_key
@@ -38,6 +38,7 @@ from asyrp_lit.plots.save import save_figure
 from asyrp_lit.shapes import Images
 from asyrp_lit.stages.attributes import find_attribute, list_attribute_files
 from asyrp_lit.stages.device import autocast_as, get_precision, pick_device
+from asyrp_lit.stages.edit_results import folder_name
 from asyrp_lit.stages.latents import build_source
 
 log = logging.getLogger(__name__)
@@ -50,19 +51,24 @@ class Swept(NamedTuple):
     info: DirectionInfo
     attribute: Attribute
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether CLIP can judge it; those of ``discover.py`` have none."""
+        return self.attribute.src_text != self.attribute.trg_text
+
 
 def load_swept(cfg: DictConfig, model: HSpaceUNet, grid: tuple[int, ...]) -> Swept:
     """The direction file and what it is about; images and labels as its attribute's file says, if there is one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no direction, one of another base model, or a wanted interval is not possible.
+        ValueError: it is no direction, one of another base model or of x_t, or a wanted interval is not possible.
     """
     direction, info = load_direction(find_direction(cfg.direction), model.fingerprint(), model.name)
-    if info.src_text == info.trg_text:
+    if get_space(direction) == "x":
         raise ValueError(
-            f"direction {cfg.direction} ({info.kind}) has no texts, by which CLIP judges the cells of sweep=true: take "
-            "one that has, such as train.py writes"
+            f"direction {cfg.direction} ({info.kind}) moves x_t at one timestep, t = {info.t_start}, so there is no "
+            "t_edit for sweep=true to choose: edit.py shows what it does, and with t_boost= what boosting adds"
         )
     for name in ("t_edits", "t_boosts"):
         _check_timesteps(name, cfg[name])
@@ -110,7 +116,8 @@ def sweep_intervals(
     What an earlier run has edited is read back.
     """
     info, attribute = swept.info, swept.attribute
-    cos_text = compute_cos_text(clip, attribute.src_text, attribute.trg_text)
+    texts = (attribute.src_text, attribute.trg_text) if swept.has_texts else None
+    cos_text = compute_cos_text(clip, *texts) if texts else float(cfg.cos_text)
     t_edits, t_boosts = choose_cells(cfg, swept, curves, cos_text)
     panels = build_panels(cfg, swept, clip, [Interval(*pair, info.t_start) for pair in product(t_edits, t_boosts)])
     source = build_source(cfg, "val", attribute)
@@ -123,27 +130,30 @@ def sweep_intervals(
         common = (model, x_T, grid, direction, (NEVER, *panels), cfg.inversion_batch_size, kept)
         edits = edit_intervals(*common, derive_seeds(x_0, cfg.seed))
         judge_intervals(x_0, edits, panels, cfg.inversion_batch_size, pick_device(cfg))
+    trained = f"trained with t_edit = {info.t_edit}, t_boost = {info.t_boost}, t_start = {info.t_start}"
     names = [f"t_edit = {t}" for t in t_edits], [f"t_boost = {t}" for t in t_boosts]
     for number, key in enumerate(keys):
         cells = torch.stack([edits[interval][number] for interval in panels])
         figure = draw_matrix(
             cells.view(len(t_edits), len(t_boosts), *cells.shape[1:]),
             *names,
-            f"{attribute.name}: {attribute.src_text} → {attribute.trg_text}",
-            f"{key}   trained with t_edit = {info.t_edit}, t_boost = {info.t_boost}, t_start = {info.t_start}",
-            aside=dict([("source", x_0[number]), ("reconstruction", edits[NEVER][number])][: len(t_edits)]),
+            f"{attribute.name}: {texts[0]} → {texts[1]}" if texts else attribute.name,
+            f"{printable(key)}   {trained}",
+            aside={"source": x_0[number], "reconstruction": edits[NEVER][number]},
         )
-        save_figure(figure, run / f"sweep-{number:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', key)}.png")
+        save_figure(figure, run / f"sweep-{number:02d}-{folder_name(key)}.png")
     return describe_sweep(cfg, swept, keys, panels)
 
 
 def build_panels(
     cfg: DictConfig, swept: Swept, clip: FrozenCLIP, intervals: Sequence[Interval]
 ) -> dict[Interval, MetricPanel]:
-    """The metrics of every cell, with judges in common."""
+    """The metrics of every cell, with judges in common; without texts CLIP is none of them."""
     attribute = swept.attribute
     templates = choose_templates(cfg.clip.templates)
-    text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
+    text_direction = None
+    if swept.has_texts:
+        text_direction = compute_text_direction(clip, attribute.src_text, attribute.trg_text, templates)
     judges = Judges(clip, load_lpips(), load_oracle() if cfg.model.domain == AVATARS else None)
     device = pick_device(cfg)
     return {interval: MetricPanel(judges, text_direction, attribute.labels).to(device) for interval in intervals}

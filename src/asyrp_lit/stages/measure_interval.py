@@ -72,6 +72,8 @@ def check_options(cfg: DictConfig) -> None:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {cfg[name]!r}")
     if type(cfg.sweep) is not bool:
         raise ValueError(f"sweep must be true or false, got {cfg.sweep!r}")
+    if type(cfg.cos_text) not in (int, float) or not -1 <= cfg.cos_text <= 1:
+        raise ValueError(f"cos_text must be a number, -1 to 1, got {cfg.cos_text!r}")
     if cfg.sweep and not isinstance(cfg.direction, str):
         raise ValueError(
             "sweep=true needs direction=, a file (train.py writes one) or the name of an embedded one; got "

@@ -116,8 +116,8 @@ class ShardCache:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def list_sizes(self) -> dict[str, int]:
-        """Bytes of every file of the remote folder, by name.
+    def list_sizes(self) -> dict[str, int | None]:
+        """Bytes of every file of the remote folder, by name; ``None`` where a listing has no sizes, as over http.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -206,10 +206,25 @@ class RemoteLatentStore(LatentStore):
         return False
 
     def missing_shards(self, among: Iterable[int] | None = None, verify: bool = True) -> list[int]:
-        """Shards that are not at the URL, or too short there; none is downloaded for it."""
+        """Shards that are not at the URL, or too short there; none is downloaded for it.
+
+        Where the listing has no sizes, a shard that is too short is found by its checksum, on first use.
+
+        Raises:
+            ValueError: the server does not list the folder.
+        """
         sizes, item_bytes = self.cache.list_sizes(), count_item_bytes(self.specs)
-        numbers = range(self.num_shards) if among is None else among
-        return [k for k in numbers if sizes.get(self.shard_path(k).name, -1) < item_bytes * len(self.shard_indices(k))]
+        if "manifest.json" not in sizes:  # it has been read
+            raise ValueError(
+                f"{self.place} does not list its files, so that nobody sees whether all shards are there: have the "
+                "server list that folder, or copy it to this machine and name the copy"
+            )
+
+        def is_missing(number: int) -> bool:
+            size = sizes.get(self.shard_path(number).name, -1)
+            return size is not None and size < item_bytes * len(self.shard_indices(number))
+
+        return [k for k in (range(self.num_shards) if among is None else among) if is_missing(k)]
 
     def _open_shard(self, number: int) -> dict[str, Tensor]:
         is_right = partial(is_intact, identity=self.identity, number=number)

@@ -1,17 +1,21 @@
 """Stores on a web server, and file systems that fail in their own ways."""
 
+import errno
 import importlib.util
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from asyrp_lit.data.datamodule import LatentsDataModule
 from asyrp_lit.data.remote import open_store
 from asyrp_lit.data.stored_latents import StoredLatents
+from asyrp_lit.training.terminate import Terminated
 
 spec = importlib.util.spec_from_file_location("stores", Path(__file__).with_name("test_latents.py"))
 stores = importlib.util.module_from_spec(spec)
@@ -66,3 +70,97 @@ def test_a_web_server_that_lists_nothing_is_named(web, tmp_path):
     (local.folder / "index.html").write_text("welcome")
     with pytest.raises(ValueError, match=f"{url} does not list its files"):
         StoredLatents(open_store(url, tmp_path / "cache", MIB))
+
+
+class NoCredentialsError(Exception):
+    """As botocore's: neither an OSError nor a ValueError."""
+
+
+class FailingFiles(MemoryFileSystem):
+    """A file system in memory whose calls fail as ``failures`` says; the name of the first is ``open``."""
+
+    store, pseudo_dirs, failures = {}, [""], {}
+    cachable = False
+
+    def __init__(self, **options):
+        self.fail("open")
+        super().__init__(**options)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("failing://"))
+
+    def fail(self, call):
+        if call in self.failures:
+            raise self.failures[call]
+
+    def cat_file(self, path, **options):
+        self.fail("cat_file")
+        return super().cat_file(path, **options)
+
+    def get_file(self, path, local, **options):
+        Path(local).write_bytes(b"half")
+        self.fail("get_file")
+        return super().get_file(path, local, **options)
+
+    def ls(self, path, **options):
+        self.fail("ls")
+        return super().ls(path, **options)
+
+
+@pytest.fixture
+def failures(tmp_path, monkeypatch):
+    """What the calls on ``failing://bucket/store``, which has a store, fail with."""
+    monkeypatch.setattr(FailingFiles, "failures", {})
+    fsspec.register_implementation("failing", FailingFiles, clobber=True)
+    for path in stores.make_full_store(tmp_path / "local").folder.glob("*.*"):
+        FailingFiles().pipe_file(f"/bucket/store/{path.name}", path.read_bytes())
+    return FailingFiles.failures
+
+
+def read(tmp_path):
+    return StoredLatents(open_store("failing://bucket/store", tmp_path / "cache", MIB))[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "place"), [("cat_file", "manifest.json"), ("ls", ""), ("get_file", "shard-00000.safetensors")]
+)
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NoCredentialsError("Unable to locate credentials"), r"NoCredentialsError: Unable to locate credentials"),
+        (TimeoutError(), "TimeoutError"),
+        (PermissionError("Forbidden"), "PermissionError: Forbidden"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), r"ConnectionRefusedError: \[Errno \d+\] refused"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_a_file_system_raises_becomes_one_error_with_the_url(failures, tmp_path, call, place, error, reason):
+    failures[call] = error
+    with pytest.raises(OSError, match=rf"^failing://bucket/store/?{place} cannot be read \({reason}\): see to the add"):
+        read(tmp_path)
+    assert not [path for path in tmp_path.glob("cache/*/*") if path.suffix in (".tmp", ".safetensors")]
+    failures.clear()
+    assert int(read(tmp_path).labels[0]) == 0
+
+
+@pytest.mark.parametrize("call", ["open", "cat_file"])
+def test_a_package_that_is_missing_is_named_with_what_brings_it(failures, tmp_path, call):
+    failures[call] = ImportError("Install s3fs to access S3")
+    with pytest.raises(ValueError, match=r"Install s3fs to access S3\): pip install 'asyrp_lit\[remote\]'"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Terminated(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_interrupt_sigterm_and_a_full_disk_stay_what_they_are(failures, tmp_path, stop):
+    failures["get_file"] = stop
+    with pytest.raises(type(stop)) as caught:
+        read(tmp_path)
+    assert caught.value is stop
+
+
+def test_a_shard_that_has_gone_since_it_was_listed_is_named(failures, tmp_path):
+    source = StoredLatents(open_store("failing://bucket/store", tmp_path / "cache", MIB))
+    failures["get_file"] = FileNotFoundError("/bucket/store/x")
+    with pytest.raises(FileNotFoundError, match=r"there is no failing://bucket/store/shard-00000.safetensors: copy"):
+        source[0]

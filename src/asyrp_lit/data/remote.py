@@ -1,5 +1,6 @@
 """Latent stores at URLs (s3://, gs://, any file system of fsspec), read through a local cache of limited size."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -29,6 +30,32 @@ _ENTRY = re.compile(r"\.?(?P<shard>.+?)(\.safetensors|\.safetensors\.\w+\.tmp|\.
 def is_url(place: object) -> bool:
     """Whether a place is one of fsspec's URLs rather than a local path."""
     return "://" in str(place)
+
+
+@contextmanager
+def errors_name(url: str) -> Iterator[None]:
+    """Turn what a file system of fsspec raises on the way to a URL, each of a library of its own, into what says it.
+
+    Raises:
+        FileNotFoundError: there is no such place.
+        OSError: it cannot be read for another reason; what the system says of a local file or a full disk stays.
+        ValueError: a package is missing, or the URL is none.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no {url}: copy the whole folder of a store there") from error
+    except ImportError as error:
+        raise ValueError(
+            f"{url} needs a package that is not installed ({error}): pip install 'asyrp_lit[remote]' brings those for "
+            "s3:// and gs://"
+        ) from error
+    except Exception as error:
+        local = isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT))
+        if local or isinstance(error, ValueError | MemoryError):
+            raise
+        reason = ": ".join(part for part in (type(error).__name__, str(error)) if part)
+        raise OSError(f"{url} cannot be read ({reason}): see to the address, network and credentials") from error
 
 
 class _Entry(NamedTuple):
@@ -66,7 +93,8 @@ class ShardCache:
         self.url = url.rstrip("/")
         self.folder = folder
         self.limit = limit
-        self.root: str = fsspec.core.url_to_fs(self.url)[1]
+        with errors_name(self.url):
+            self.root: str = fsspec.core.url_to_fs(self.url)[1]
 
     @property
     def files(self) -> fsspec.AbstractFileSystem:
@@ -105,7 +133,8 @@ class ShardCache:
             log.info("%s is not, or no longer, what %s has, and is fetched again", path, self.url)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            self.files.get_file(f"{self.root}/{path.name}", str(temporary))
+            with errors_name(f"{self.url}/{path.name}"):
+                self.files.get_file(f"{self.root}/{path.name}", str(temporary))
             if not whole(temporary):
                 raise ValueError(
                     f"{self.url}/{path.name} is truncated or corrupt, or of another store than the manifest that was "
@@ -122,8 +151,9 @@ class ShardCache:
         Raises:
             FileNotFoundError: there is no such folder.
         """
-        self.files.invalidate_cache()
-        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self.files.ls(self.root, detail=True)}
+        with errors_name(self.url):
+            self.files.invalidate_cache()
+            return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self.files.ls(self.root, detail=True)}
 
     def read(self, name: str) -> bytes:
         """A small file, past the cache.
@@ -131,7 +161,8 @@ class ShardCache:
         Raises:
             FileNotFoundError: there is none.
         """
-        content: bytes = self.files.cat_file(f"{self.root}/{name}")
+        with errors_name(f"{self.url}/{name}"):
+            content: bytes = self.files.cat_file(f"{self.root}/{name}")
         return content
 
     def make_room(self, kept: str = "") -> None:
@@ -246,8 +277,9 @@ def open_store(place: str | Path, cache: Path | str, limit: int) -> LatentStore:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the manifest is half-written or of another format version.
-        ImportError: fsspec needs a package for this kind of URL; the message names it.
+        OSError: the URL cannot be read.
+        ValueError: the manifest is half-written or of another format version, fsspec knows no such kind of URL or needs
+            a package for it.
     """
     if not is_url(place):
         return LatentStore.open(place)

@@ -105,6 +105,12 @@ def test_training_from_stores_alone_is_training_from_their_images(scripts, tmp_p
         (("latents=random", "latents.val=0"), "num_images of random latents must be a whole number, 1 or more, got 0"),
         (("latents.kind=grey",), "latents.kind must be inverted, random or stored, got 'grey'"),
         (("latents.num_workers=-1",), "latents.num_workers must be a whole number, 0 or more, got -1"),
+        (("latents=stored", "latents.cache_gib=null"), "finite number of GiB, 0 or more, as in 20 or 0.5 (without a u"),
+        (("latents=stored", "latents.cache_gib=10GB"), "latents.cache_gib must be a finite number of GiB, 0 or more"),
+        (("latents=stored", "latents.cache_gib=-1"), "(without a unit), got -1"),
+        (("latents=stored", "latents.cache_gib=nan"), "(without a unit), got nan"),
+        (("latents=stored", "latents.cache_gib=inf"), "(without a unit), got inf"),
+        (("latents=stored", "latents.cache_gib=true"), "(without a unit), got True"),
         (("data=hf",), "data=hf needs data.hf.path=NAME"),
         (("data=lsun_church",), "set ASYRP_DATA to the folder of data sets"),
     ],
@@ -113,3 +119,4 @@ def test_what_cannot_be_is_named(scripts, tmp_path, overrides, message):
     outcome = scripts.run("invert.py", *scripts.tiny(tmp_path), f"hydra.run.dir={tmp_path / 'run'}", *overrides)
     assert outcome.code == 1
     assert message in outcome.text.replace("\n", " ")
+    assert "Traceback" not in outcome.text

@@ -23,7 +23,7 @@ from asyrp_lit.models.sanity import check_eps_error, check_norm_eps, compare_set
 from asyrp_lit.stages.capacity import AUTO, MOST, find_sampling_size
 from asyrp_lit.stages.device import check_precision, pick_device
 from asyrp_lit.stages.frozen import share_frozen
-from asyrp_lit.stages.latents import build_sources
+from asyrp_lit.stages.latents import build_sources, check_cache
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_counts(cfg, COUNTS)
     check_precision(cfg)
+    check_cache(cfg.latents)
     if cfg.compile not in MODES or type(cfg.compile) in (int, float):
         modes = ", ".join(str(mode).lower() for mode in MODES)
         raise ValueError(f"compile must be one of {modes}, got {cfg.compile!r}")

@@ -1,6 +1,7 @@
 """From ``cfg`` to latents: image sources, their lists, and the stores that are filled from them."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,20 @@ log = logging.getLogger(__name__)
 SHARD_SIZE = 32
 #: What follows from images that both splits have.
 SHARED = "the metrics say little about new images"
+
+
+def check_cache(latents: DictConfig) -> None:
+    """See that the local copies of remote stores have a limit.
+
+    Raises:
+        ValueError: ``cache_gib`` is none.
+    """
+    limit = latents.cache_gib if latents.kind == "stored" else 0
+    if type(limit) not in (int, float) or not 0 <= limit < math.inf:
+        raise ValueError(
+            "latents.cache_gib must be a finite number of GiB, 0 or more, as in 20 or 0.5 (without a unit), "
+            f"got {limit!r}"
+        )
 
 
 def build_source(cfg: DictConfig, split: str, attribute: Attribute | None) -> LatentSource:

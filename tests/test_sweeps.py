@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -248,6 +250,31 @@ def test_jobs_in_processes_of_their_own_fill_one_store(start, tiny, tmp_path, la
     stores = [LatentStore.open(path.parent) for path in tmp_path.glob("latents/*/manifest.json")]
     assert [store.missing_shards() for store in stores] == [[], []]
     assert written.count("inverting into") + written.count("reusing the latents") == 4  # train and val of each
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.slow
+def test_workers_of_joblib_end_with_a_sweep_that_is_killed_and_the_same_command_goes_on(start, tiny, tmp_path):
+    log, jobs = tmp_path / "log", [tmp_path / "sweep" / str(number) for number in range(2)]
+    options = (*tiny(tmp_path), "interval=all", "method.passes=2", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    command = (log, "train.py", "-m", *options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = start(*command)
+    assert wait_for(lambda: all((job / "last.ckpt").is_file() for job in jobs), 240), log.read_text()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    left = [Path("/proc", child, "cmdline") for child in children]
+    assert len(left) >= 2
+    assert wait_for(lambda: not any(path.is_file() and path.read_bytes() for path in left), 20), log.read_text()
+    assert start(*command).wait(timeout=240) == 0, log.read_text()
+    assert "from last.ckpt" in log.read_text()
+    assert all((job / "metrics.json").is_file() for job in jobs)
 
 
 @pytest.mark.slow

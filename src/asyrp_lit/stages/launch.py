@@ -1,5 +1,6 @@
 """Processes that are started together: the name that they have in common, and those of a sweep's job."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -81,13 +83,26 @@ def _make_command() -> list[str]:
 
 
 def end_with_sweep() -> None:
-    """Have SIGTERM end a job that is a command of its own as soon as what started it is gone, killed for instance."""
-    parent = os.getppid()
+    """Have SIGTERM end a job's process as soon as the sweep that started it is gone, killed for instance.
+
+    That is a job that is a command of its own, or a worker of joblib. Those of submitit and ray outlive their sweep.
+    """
+    sweep = multiprocessing.parent_process()  # of a worker of joblib only
+    if SWEEP in os.environ:
+        _end_with(os.getppid())
+    elif sweep is not None and sweep.pid is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+        _end_with(sweep.pid)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Watch a parent, once a process, and end with it."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # joblib takes what the first raises for a result, and goes on to the next job
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
-    if SWEEP in os.environ:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

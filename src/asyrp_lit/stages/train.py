@@ -117,12 +117,12 @@ def train(cfg: DictConfig) -> float | tuple[float, ...] | None:
         The metrics that ``objective`` names, for a sweeper of Hydra: one as a number, several as a tuple in its order;
         ``None`` where it names none.
     """
+    end_with_sweep()
     if needs_command(cfg):
         run_command()
         run = run_folder() if cfg.resume in (None, AUTO) else Path(cfg.resume)
         metrics = load_metrics(run / "metrics.json")
     else:
-        end_with_sweep()
         metrics = _train_here(cfg)
     values = tuple(metrics[name] for name in cfg.objective or ())
     return values[0] if len(values) == 1 else values or None

@@ -111,6 +111,7 @@ def test_training_from_stores_alone_is_training_from_their_images(scripts, tmp_p
         (("latents=stored", "latents.cache_gib=nan"), "(without a unit), got nan"),
         (("latents=stored", "latents.cache_gib=inf"), "(without a unit), got inf"),
         (("latents=stored", "latents.cache_gib=true"), "(without a unit), got True"),
+        (("latents=stored", "latents.cache=null"), "latents.cache must be the path of a folder, got None"),
         (("data=hf",), "data=hf needs data.hf.path=NAME"),
         (("data=lsun_church",), "set ASYRP_DATA to the folder of data sets"),
     ],

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -57,6 +58,10 @@ NOISE = (
     r"The '\w+' does not have many workers",  # a store is read faster than a network runs
     r"Glyph \d+ \(.*\) missing from font",  # matplotlib, of a file's name beside its pictures
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow, of photos that it does read; it refuses those twice as large
+)
+#: What torch puts before the message of an error in a process that reads batches, its traceback with it.
+_IN_WORKER = re.compile(
+    r"^Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*\n[\w.]+: (?=\S)", re.DOTALL
 )
 #: Variable with the sweep's folder, for a job that is a command of its own.
 SWEEP = "ASYRP_LIT_SWEEP"
@@ -113,7 +118,7 @@ def describe_error(error: BaseException) -> str:
     """The message of an error; where a part could not be built for a reason of its own, that reason."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, USER_ERRORS):
         error = error.__cause__
-    text, hint = str(error), ""
+    text, hint = _IN_WORKER.sub("", str(error)), ""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         text = error.strerror
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -34,12 +34,16 @@ SHARED = "the metrics say little about new images"
 
 
 def check_cache(latents: DictConfig) -> None:
-    """See that the local copies of remote stores have a limit.
+    """See that the local copies of remote stores have a place and a limit.
 
     Raises:
-        ValueError: ``cache_gib`` is none.
+        ValueError: ``cache`` or ``cache_gib`` is none.
     """
-    limit = latents.cache_gib if latents.kind == "stored" else 0
+    if latents.kind != "stored":
+        return
+    limit = latents.cache_gib
+    if not isinstance(latents.cache, str) or not latents.cache:
+        raise ValueError(f"latents.cache must be the path of a folder, got {latents.cache!r}")
     if type(limit) not in (int, float) or not 0 <= limit < math.inf:
         raise ValueError(
             "latents.cache_gib must be a finite number of GiB, 0 or more, as in 20 or 0.5 (without a unit), "

@@ -98,7 +98,7 @@ def test_hydra_names_what_it_does_not_know(fail, overrides, message):
         ),
         (["method.optimizer.lr=nan"], "method.optimizer.lr must be a finite number above 0, got nan"),
         (["method.optimizer.lr=1e300"], "method.optimizer.lr must be a finite number above 0, got 1e+300"),
-        (["interval=fixed", "interval.t_edit=-5"], "interval.t_edit must be 0 to 1000, got -5"),
+        (["interval=fixed", "interval.t_edit=-5"], "t_edit must be 0 to 1000, got -5"),
         (["interval.kind=guess"], "interval.kind must be fixed, lpips or measured, got 'guess'"),
         (["attr.avatars.where.glasses=maybe"], "maybe"),
         (["model.image_size=64"], "is for images of 32 px, but model.image_size is 64"),

@@ -33,7 +33,7 @@ def test_a_photo_of_many_megapixels_is_edited_without_a_warning(edit, files, tmp
         (("combine=product",), "combine must be one of normalised, sum"),
         (("kind=median",), "kind must be one of per_image, mean, global"),
         (("process=both",), "process must be one of asymmetric, symmetric"),
-        (("animate=avi",), "animate must be one of None, gif, mp4"),
+        (("animate=avi",), "animate must be one of null, gif, mp4"),
         (("n=0",), "n must be null or a whole number"),
         (("num_steps=8.5",), "num_steps must be null or a whole number, 2 or more, got 8.5"),
         (("t_edit=abc",), "t_edit must be null or a whole number, 0 or more, got 'abc'"),
@@ -44,7 +44,8 @@ def test_a_photo_of_many_megapixels_is_edited_without_a_warning(edit, files, tmp
         (("images=[/no/a.png]",), "there is no image file /no/a.png"),
         (("where=5",), "where must be null or the path of a picture, got 5"),
         (("t_edit=1000",), "no step edits"),
-        (("where=/no/mask.png",), "/no/mask.png"),
+        (("t_edit=1001",), "t_edit must be 0 to 1000, got 1001"),
+        (("where=/no/mask.png",), "there is no image file /no/mask.png"),
         (("where=TMP/BLACK",), "is black everywhere"),
         (("where=TMP/TEXT",), "of no format that Pillow knows"),
         (("images=TMP/FEW",), "b.png cannot be read"),
@@ -64,6 +65,15 @@ def test_wrong_input_ends_with_one_message(edit, files, tmp_path, overrides, mes
     assert message in outcome.text
     assert outcome.text.count("[ERROR]") <= 1  # Hydra's own messages have no such mark
     assert not out.exists()
+
+
+def test_results_in_place_of_a_file_are_refused(edit, files, tmp_path):
+    place = tmp_path / "notes.txt"
+    place.write_text("mine")
+    outcome, _ = edit(f"direction={files['glasses']}", "images=random", "n=1", out=place)
+    assert outcome.code == 1
+    assert f"out={place} is a file: name a folder" in outcome.text
+    assert place.read_text() == "mine"
 
 
 def test_results_below_the_images_are_not_edited_by_a_rerun(edit, files, tmp_path):

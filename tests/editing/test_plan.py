@@ -98,7 +98,7 @@ def test_an_edit_that_overflows_is_named(direction, model, x_T):
     ("changes", "message"),
     [
         ({"t_edit": 1000}, "no step edits: the interval is 1000 >= t >= t_edit = 1000"),
-        ({"t_boost": -1}, "interval.t_boost must be 0 to 1000, got -1"),
+        ({"t_boost": -1}, "t_boost must be 0 to 1000, got -1"),
         ({"num_steps": 1}, "num_steps must be 2 to"),
         ({"process": "none"}, "process must be one of"),
     ],

@@ -88,7 +88,9 @@ def load_image(
             pixels = _crop_and_resize(_convert_to_rgb(upright, background), size)
     except IsADirectoryError as error:
         raise ValueError(f"image {name} is a folder: give a file, or a list of files") from error
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no image file {name}") from error
+    except PermissionError:
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"image {name} has too many pixels ({error}); save a smaller copy") from error

@@ -80,7 +80,7 @@ def check_interval(t_edit: int, t_boost: int, t_start: int = 1000) -> Interval:
     interval = Interval(t_edit, t_boost, t_start)
     for name, value in interval._asdict().items():
         if not 0 <= value <= 1000:
-            raise ValueError(f"interval.{name} must be 0 to 1000, got {value}")
+            raise ValueError(f"{name} must be 0 to 1000, got {value}")
     return interval
 
 

@@ -52,7 +52,7 @@ def check_edit_settings(cfg: DictConfig) -> None:
     check_process(cfg.process)
     for name, allowed in CHOICES.items():
         if cfg[name] not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {cfg[name]!r}")
+            raise ValueError(f"{name} must be one of {', '.join(a or 'null' for a in allowed)}, got {cfg[name]!r}")
     for name, least in COUNTS.items():
         if type(cfg[name]) is not int or cfg[name] < least:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {cfg[name]!r}")
@@ -79,6 +79,7 @@ def choose_folder(cfg: DictConfig) -> Path:
     """Where the results go.
 
     Raises:
+        NotADirectoryError: something else is there.
         ValueError: the images would lie among them; in a folder below the images they are left out of those.
     """
     folder = Path(cfg.out).expanduser() if cfg.out else run_folder()
@@ -88,6 +89,8 @@ def choose_folder(cfg: DictConfig) -> Path:
             f"the results would lie among the images of {cfg.images}, and be edited themselves by a rerun: choose "
             f"another folder, such as {spell_override('out', Path(cfg.images) / 'edited')}"
         )
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"out={folder} is a file: name a folder, which need not exist")
     return folder
 
 

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader
 
 from asyrp_lit.stages import resume
-from asyrp_lit.stages.guard import describe_error, load_metrics, write_json
+from asyrp_lit.stages.guard import load_metrics, write_json
 from asyrp_lit.stages.settings import spell_override
 
 
@@ -50,31 +49,11 @@ def test_a_finished_run_whose_metric_is_nan_is_finished(tmp_path, monkeypatch):
     assert resume.read_finished(cfg, tmp_path) is None
 
 
-@pytest.mark.parametrize("path", ["outputs/train/x", "/tmp/mo ved=1/st", "ü/[a],b", 'it"s', "it's", "a$b"])
+ODD = ("a$b", "a~b", "~/a", "1", "1e5", "true", "null", 'a\\"b', "a\\", "a\\b")
+
+
+@pytest.mark.parametrize("path", ["outputs/train/x", "/tmp/mo ved=1/st", "ü/[a],b", 'it"s', "it's", *ODD])
 def test_an_override_is_spelled_so_that_a_shell_and_hydra_read_it(path):
     (word,) = shlex.split(spell_override("resume", path))
     assert OverridesParser.create().parse_override(word).value() == path
     assert spell_override("resume", "outputs/train/x") == "resume=outputs/train/x"
-
-
-class Damaged:
-    """A data set whose items cannot be read."""
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        try:
-            raise KeyError("first")
-        except KeyError as error:
-            raise OSError(
-                "s3://bucket/shard-0 cannot be read (Timeout: 5 s): see to the network\nand try again"
-            ) from error
-
-
-def test_what_fails_in_a_reading_process_is_its_own_message():
-    with pytest.raises(OSError, match="Original Traceback") as caught:
-        next(iter(DataLoader(Damaged(), num_workers=1)))
-    wanted = "s3://bucket/shard-0 cannot be read (Timeout: 5 s): see to the network\nand try again"
-    assert describe_error(caught.value).strip() == wanted
-    assert describe_error(ValueError(wanted)) == wanted

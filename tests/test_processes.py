@@ -67,6 +67,24 @@ def test_processes_that_would_each_train_on_all_images_are_refused(scripts, slur
     assert not list(tmp_path.rglob("latents"))
 
 
+def test_a_shell_of_salloc_is_one_process(scripts, slurm, monkeypatch, tmp_path):
+    for name in ("LOCALID", "PROCID", "NODEID"):
+        monkeypatch.delenv(f"SLURM_{name}")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    options = ("interval=all", "method.passes=1", f"hydra.run.dir={tmp_path / 'run'}")
+    outcome = scripts.run("train.py", *scripts.tiny(tmp_path), *scripts.portraits, *options)
+    assert outcome.code == 0, outcome.text
+    assert (tmp_path / "run/glasses.safetensors").is_file()
+
+
+@pytest.mark.parametrize("processes", [["trainer.devices=2", "+trainer.strategy=ddp"], []], ids=["ddp", "srun"])
+def test_a_direction_that_discover_trains_is_for_one_process(scripts, slurm, monkeypatch, tmp_path, processes):
+    monkeypatch.setenv("SLURM_NTASKS", "1" if processes else "2")
+    outcome = scripts.run("discover.py", "method=delta_h", "attr=beard", *scripts.tiny(tmp_path), *processes)
+    assert outcome.code == 1
+    assert "discover.py is the work of one process, not of 2: start one" in outcome.text
+
+
 @pytest.mark.parametrize("script", ["evaluate.py", "edit.py", "discover.py", "interval.py"])
 def test_what_is_not_shared_is_done_by_the_first_process(scripts, slurm, monkeypatch, tmp_path, script):
     monkeypatch.setenv("SLURM_NTASKS", "2")

@@ -143,6 +143,18 @@ def test_another_joint_batch_is_refused_with_the_batch_size_to_give(stopped, tra
     assert read_folder(stopped) == before
 
 
+def test_another_number_of_images_within_a_pass_is_refused_before_any_is_inverted(stopped, train, tmp_path):
+    state = torch.load(stopped / "last.ckpt", weights_only=True)
+    state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["images"] = 5
+    torch.save(state, stopped / "last.ckpt")
+    before = read_folder(stopped)
+    outcome = train(tmp_path / "start", f"resume={stopped}", f"paths.latents={tmp_path}/new")
+    assert outcome.code == 1
+    assert "last.ckpt stopped within a pass over 5 train images, and there are 4 now: have the same" in outcome.text
+    assert read_folder(stopped) == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_auto_is_the_joint_batch_of_the_run_that_goes_on(stopped, whole, train, tmp_path):
     outcome = train(tmp_path / "start", f"resume={stopped}", "method.batch_size=auto")
     assert outcome.code == 0, outcome.text

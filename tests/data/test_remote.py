@@ -14,8 +14,9 @@ from filelock import FileLock
 
 from asyrp_lit.data import latents
 from asyrp_lit.data.datamodule import LatentsDataModule
-from asyrp_lit.data.remote import ShardCache, is_url, open_store
+from asyrp_lit.data.remote import ShardCache, open_store
 from asyrp_lit.data.stored_latents import StoredLatents
+from asyrp_lit.data.urls import is_url
 
 spec = importlib.util.spec_from_file_location("stores", Path(__file__).with_name("test_latents.py"))
 stores = importlib.util.module_from_spec(spec)

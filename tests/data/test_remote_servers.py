@@ -72,6 +72,13 @@ def test_a_web_server_that_lists_nothing_is_named(web, tmp_path):
         StoredLatents(open_store(url, tmp_path / "cache", MIB))
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_web_server_that_answers_no_listing_is_named_too(web, tmp_path, monkeypatch, status):
+    monkeypatch.setattr(QuietHandler, "list_directory", lambda self, path: self.send_error(status))
+    with pytest.raises(ValueError, match=rf"{web[0]} does not list its files \(.+\), so that nobody sees"):
+        StoredLatents(open_store(web[0], tmp_path / "cache", MIB))
+
+
 class NoCredentialsError(Exception):
     """As botocore's: neither an OSError nor a ValueError."""
 
@@ -151,12 +158,32 @@ def test_a_package_that_is_missing_is_named_with_what_brings_it(failures, tmp_pa
         read(tmp_path)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Terminated(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Terminated(), OSError(errno.EDQUOT, "Quota")])
 def test_an_interrupt_sigterm_and_a_full_disk_stay_what_they_are(failures, tmp_path, stop):
     failures["get_file"] = stop
     with pytest.raises(type(stop)) as caught:
         read(tmp_path)
     assert caught.value is stop
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device: 'CACHE'"),
+        (ValueError("a line\nnote: another"), "a line\nnote: another"),
+    ],
+    ids=["full disk", "two lines"],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_reading_process_is_what_it_would_be_without(failures, tmp_path, workers, error, message):
+    store = open_store("failing://bucket/store", tmp_path / "cache", MIB)
+    data = LatentsDataModule(store, store, 4, num_workers=workers)
+    data.setup("fit")
+    failures["get_file"] = error
+    with pytest.raises(type(error)) as caught:
+        next(iter(data.train_dataloader()))
+    assert str(caught.value) == message.replace("CACHE", str(store.folder))
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
 
 
 def test_a_shard_that_has_gone_since_it_was_listed_is_named(failures, tmp_path):

@@ -143,13 +143,31 @@ class JointBatchSampler(DistributedSampler[list[int]]):
         return joint + [~order[place % self.num_images] for place in range(padding)]
 
 
-class ResumableLoader(DataLoader[LatentBatch]):
+class _ErrorsToo(Dataset[LatentBatch | Exception]):
+    """Hands an error over in place of the batch, for a DataLoader would make a traceback of its message."""
+
+    def __init__(self, dataset: LatentDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, indices: list[int]) -> LatentBatch | Exception:
+        try:
+            return self.dataset[indices]
+        except Exception as error:
+            return error
+
+
+def is_within_epoch(state: dict[str, int]) -> bool:
+    """Whether a loader's ``state_dict`` is neither at the start nor at the end of an epoch."""
+    return 0 < state["batches"] < ceil(state["images"] / state["joint_batch_size"])
+
+
+class ResumableLoader(DataLoader[LatentBatch | Exception]):
     """A loader that Lightning's checkpoints save and put back at the batch where it was."""
 
     sampler: JointBatchSampler
 
     def __init__(self, dataset: LatentDataset, sampler: JointBatchSampler, **options: Any) -> None:
-        super().__init__(dataset, batch_size=None, sampler=sampler, **options)
+        super().__init__(_ErrorsToo(dataset), batch_size=None, sampler=sampler, **options)
         #: (epoch, batches served in it), and the same where a loaded state wants to go on.
         self._served = self._resume = (0, 0)
 
@@ -170,7 +188,7 @@ class ResumableLoader(DataLoader[LatentBatch]):
         """
         plan = self._plan()
         saved = {name: state[name] for name in plan}
-        if saved != plan and 0 < state["batches"] < ceil(saved["images"] / saved["joint_batch_size"]):
+        if saved != plan and is_within_epoch(state):
             raise ValueError(
                 f"the checkpoint stopped within an epoch of {saved} and cannot go on with {plan}: resume with the same "
                 "data, seed and batch size times processes, or from a checkpoint at the end of an epoch"
@@ -185,5 +203,7 @@ class ResumableLoader(DataLoader[LatentBatch]):
         self._resume = (epoch, 0)
         self.sampler.start = start
         for number, batch in enumerate(super().__iter__(), start + 1):
+            if isinstance(batch, Exception):
+                raise batch
             self._served = (epoch, number)
             yield batch

@@ -1,6 +1,5 @@
 """Latent stores at URLs (s3://, gs://, any file system of fsspec), read through a local cache of limited size."""
 
-import errno
 import hashlib
 import logging
 import os
@@ -19,43 +18,13 @@ from torch import Tensor
 from asyrp_lit.data.latent_manifest import count_item_bytes, read_manifest
 from asyrp_lit.data.latent_shards import belongs_to, is_intact
 from asyrp_lit.data.latents import LatentStore
+from asyrp_lit.data.urls import FULL, errors_name, is_url
 from asyrp_lit.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 #: A shard in the cache, what a killed download left of one, and what earlier versions moved aside.
 _ENTRY = re.compile(r"\.?(?P<shard>.+?)(\.safetensors|\.safetensors\.\w+\.tmp|\.damaged)")
-
-
-def is_url(place: object) -> bool:
-    """Whether a place is one of fsspec's URLs rather than a local path."""
-    return "://" in str(place)
-
-
-@contextmanager
-def errors_name(url: str) -> Iterator[None]:
-    """Turn what a file system of fsspec raises on the way to a URL, each of a library of its own, into what says it.
-
-    Raises:
-        FileNotFoundError: there is no such place.
-        OSError: it cannot be read for another reason; what the system says of a local file or a full disk stays.
-        ValueError: a package is missing, or the URL is none.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no {url}: copy the whole folder of a store there") from error
-    except ImportError as error:
-        raise ValueError(
-            f"{url} needs a package that is not installed ({error}): pip install 'asyrp_lit[remote]' brings those for "
-            "s3:// and gs://"
-        ) from error
-    except Exception as error:
-        local = isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT))
-        if local or isinstance(error, ValueError | MemoryError):
-            raise
-        reason = ": ".join(part for part in (type(error).__name__, str(error)) if part)
-        raise OSError(f"{url} cannot be read ({reason}): see to the address, network and credentials") from error
 
 
 class _Entry(NamedTuple):
@@ -142,6 +111,10 @@ class ShardCache:
                     "again"
                 )
             temporary.replace(path)
+        except OSError as error:
+            if error.errno in FULL:
+                error.filename = str(self.folder)
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -243,13 +216,22 @@ class RemoteLatentStore(LatentStore):
 
         Raises:
             ValueError: the server does not list the folder.
+            OSError: it cannot be reached.
         """
-        sizes, item_bytes = self.cache.list_sizes(), count_item_bytes(self.specs)
+        reason = ""
+        try:
+            sizes = self.cache.list_sizes()
+        except OSError as error:
+            refused = getattr(error.__cause__, "status", None) in (401, 403, 405)
+            if not refused and not isinstance(error, FileNotFoundError):
+                raise
+            sizes, reason = {}, f" ({error.__cause__})"
         if "manifest.json" not in sizes:  # it has been read
             raise ValueError(
-                f"{self.place} does not list its files, so that nobody sees whether all shards are there: have the "
-                "server list that folder, or copy it to this machine and name the copy"
+                f"{self.place} does not list its files{reason}, so that nobody sees whether all shards are there: have "
+                "the server list that folder, or copy it to this machine and name the copy"
             )
+        item_bytes = count_item_bytes(self.specs)
 
         def is_missing(number: int) -> bool:
             size = sizes.get(self.shard_path(number).name, -1)

@@ -4,9 +4,10 @@ import os
 from typing import NamedTuple
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from asyrp_lit.training.processes import is_task_of_slurm
 
 
 def pick_device(cfg: DictConfig) -> torch.device:
@@ -59,7 +60,7 @@ def find_rank() -> Rank:
     if TorchElasticEnvironment.detect():
         environment = TorchElasticEnvironment()
         return Rank(environment.global_rank(), environment.world_size(), environment.local_rank())
-    if SLURMEnvironment.detect():  # not asked itself: it takes --ntasks-per-node alone, as training does
+    if is_task_of_slurm():  # the environment is not asked: it takes --ntasks-per-node alone, as training does
         return Rank(*(int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
     local = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning's own processes, on one machine
     return Rank(local, int(os.environ.get("WORLD_SIZE", local + 1)), local)
@@ -80,8 +81,9 @@ def check_processes(cfg: DictConfig) -> None:
     if started > 1 and _count_wanted(cfg) == 1:
         raise ValueError(
             f"torchrun or SLURM started {started} processes, but the trainer is for one, so each would train on all "
-            "images, in one folder: start one process, or give trainer=ddp (on CPUs trainer.devices=N "
-            "+trainer.strategy=ddp +trainer.use_distributed_sampler=false); several machines: +trainer.num_nodes="
+            "images, in one folder: start one process (in a shell that srun started for typing, first export "
+            "SLURM_JOB_NAME=bash), or give trainer=ddp (on CPUs trainer.devices=N +trainer.strategy=ddp "
+            "+trainer.use_distributed_sampler=false); several machines: +trainer.num_nodes="
         )
 
 

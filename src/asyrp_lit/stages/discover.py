@@ -12,11 +12,11 @@ from asyrp_lit.hspace.attribute import Attribute
 from asyrp_lit.hspace.direction import TRAINED_KINDS, read_direction, save_direction
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.stages.build import Setup, build_setup, check_counts
-from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.device import count_processes, pick_device
 from asyrp_lit.stages.discover_find import Found, find_labels, find_pca, find_pullback, take_first
 from asyrp_lit.stages.discover_sheet import show_found
 from asyrp_lit.stages.guard import report_errors, run_folder
-from asyrp_lit.stages.judge import describe
+from asyrp_lit.stages.judge import describe, read_strengths
 from asyrp_lit.stages.latents import write_image_lists
 from asyrp_lit.stages.lock import alone_in_folder, in_first_process
 from asyrp_lit.stages.train import run_training
@@ -48,6 +48,11 @@ def discover(cfg: DictConfig) -> None:
     if cfg.method.kind in TRAINED_KINDS:
         if not named:
             raise ValueError("a free delta_h is trained towards texts: add attr=beard, or any other of conf/attr")
+        if (processes := count_processes(cfg)) > 1:  # the others have ended, and training would wait for them
+            raise ValueError(
+                f"discover.py is the work of one process, not of {processes}: start one, with a trainer for one, or "
+                "train with python train.py method=delta_h, which shares it"
+            )
         run = run_training(cfg).run
         setup = limit_val(cfg, build_setup(cfg))
         found = [load_trained(cfg, setup, run)]
@@ -72,11 +77,10 @@ def check_discovery(cfg: DictConfig) -> None:
             f"discover.py takes method=pca, labels, pullback or delta_h; one of kind {method.kind} is for train.py"
         )
     check_counts(cfg, {**COUNTS.get(method.kind, {}), "sheet_images": 1, "judged_images": 1})
-    for name, values in (("strengths", method.strengths), ("judged", [method.judged])):
-        if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            raise ValueError(f"method.{name} must be finite numbers, got {getattr(method, name)}")
-    if method.judged <= 0:
-        raise ValueError(f"method.judged must be above 0, got {method.judged}")
+    read_strengths("method.strengths", method.strengths)
+    judged = read_strengths("method.judged", method.judged)
+    if len(judged) > 1 or judged[0] <= 0:
+        raise ValueError(f"method.judged must be one number above 0, got {method.judged}")
     if method.kind == "pullback" and method.num_components > method.rank:
         raise ValueError(
             f"method.num_components must be method.rank = {method.rank} or less, got {method.num_components}"

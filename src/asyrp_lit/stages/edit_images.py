@@ -17,8 +17,9 @@ from asyrp_lit.data.images import SUFFIXES
 from asyrp_lit.data.latents import LatentStore, from_uint8
 from asyrp_lit.data.open_images import open_images
 from asyrp_lit.data.random_latents import RandomLatents
-from asyrp_lit.data.remote import is_url, open_store
+from asyrp_lit.data.remote import open_store
 from asyrp_lit.data.stored_latents import StoredLatents
+from asyrp_lit.data.urls import is_url
 from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.hspace.direction import Classes, DirectionInfo
 from asyrp_lit.inversion.fill import LatentSource

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -27,6 +26,7 @@ from safetensors import SafetensorError
 from asyrp_lit.files import write_atomically
 from asyrp_lit.models.capacity import is_out_of_memory
 from asyrp_lit.stages.device import find_rank
+from asyrp_lit.stages.sweep_end import SWEEP, end_with_sweep
 from asyrp_lit.training.requeue import requeues_on_signal
 from asyrp_lit.training.terminate import Terminated, is_lost_peer, sigterm_ends
 
@@ -59,12 +59,6 @@ NOISE = (
     r"Glyph \d+ \(.*\) missing from font",  # matplotlib, of a file's name beside its pictures
     r"Image size \(\d+ pixels\) exceeds limit",  # Pillow, of photos that it does read; it refuses those twice as large
 )
-#: What torch puts before the message of an error in a process that reads batches, its traceback with it.
-_IN_WORKER = re.compile(
-    r"^Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*\n[\w.]+: (?=\S)", re.DOTALL
-)
-#: Variable with the sweep's folder, for a job that is a command of its own.
-SWEEP = "ASYRP_LIT_SWEEP"
 
 
 def run_folder() -> Path:
@@ -118,12 +112,13 @@ def describe_error(error: BaseException) -> str:
     """The message of an error; where a part could not be built for a reason of its own, that reason."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, USER_ERRORS):
         error = error.__cause__
-    text, hint = _IN_WORKER.sub("", str(error)), ""
+    text, hint = str(error), ""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         text = error.strerror
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = (
-            "; the disk is full: make room, or choose other folders with paths.outputs, paths.latents and paths.cache"
+            "; the disk is full: make room, or choose other folders with paths.outputs, paths.latents and paths.cache "
+            "(latents.cache for copies of remote stores)"
         )
     if is_wandbs(error):
         hint = "; logger.wandb.offline=true needs neither a key nor a network, wandb sync uploads such a run later"
@@ -192,11 +187,12 @@ class FailedJobError(CompactHydraException):
 def report_errors(stage: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
     """End a stage that fails on what a user gave with one message and exit code 1, the traceback kept in a file.
 
-    A job of a sweep raises ``FailedJobError`` in place of the exit, so that the other jobs run.
+    A job of a sweep raises ``FailedJobError`` in place of the exit, so that the other jobs run; it ends with its sweep.
     """
 
     @wraps(stage)
     def guarded(cfg: DictConfig) -> Result:
+        end_with_sweep()
         try:
             with errors_as_messages(keep_traceback):
                 return stage(cfg)

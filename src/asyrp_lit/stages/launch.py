@@ -1,15 +1,10 @@
 """Processes that are started together: the name that they have in common, and those of a sweep's job."""
 
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from contextlib import suppress
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +14,8 @@ from omegaconf import DictConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from asyrp_lit.stages.device import count_processes, find_rank
-from asyrp_lit.stages.guard import SWEEP, FailedJobError, run_folder
+from asyrp_lit.stages.guard import FailedJobError, run_folder
+from asyrp_lit.stages.sweep_end import SWEEP
 from asyrp_lit.training.terminate import PATIENCE, sigterm_ends
 
 
@@ -80,29 +76,3 @@ def _make_command() -> list[str]:
         command.append(f"--config-dir={places['command-line']}")
     own = ("hydra.mode=RUN", f'hydra.run.dir="{run_folder()}"', "hydra.output_subdir=null")  # the sweep has written it
     return [*command, *hydra.overrides.hydra, *hydra.overrides.task, *own]
-
-
-def end_with_sweep() -> None:
-    """Have SIGTERM end a job's process as soon as the sweep that started it is gone, killed for instance.
-
-    That is a job that is a command of its own, or a worker of joblib. Those of submitit and ray outlive their sweep.
-    """
-    sweep = multiprocessing.parent_process()  # of a worker of joblib only
-    if SWEEP in os.environ:
-        _end_with(os.getppid())
-    elif sweep is not None and sweep.pid is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-        _end_with(sweep.pid)
-
-
-@cache
-def _end_with(parent: int) -> None:
-    """Watch a parent, once a process, and end with it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        while True:  # joblib takes what the first raises for a result, and goes on to the next job
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -7,9 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from asyrp_lit.data.latent_loader import is_within_epoch
 from asyrp_lit.hspace.direction import read_direction
 from asyrp_lit.stages.capacity import AUTO as AUTO_SIZE
 from asyrp_lit.stages.device import count_processes, find_rank
@@ -211,7 +213,10 @@ def say_how_to_go_on(run: Path) -> Iterator[None]:
 
 
 def _describe_way(run: Path) -> str:
-    if sweep := find_sweep():
+    sweep = find_sweep()
+    if sweep and HydraConfig.get().sweeper.get("storage") is not None:
+        return "the same command without hydra.sweep.dir goes on in the study"
+    if sweep:
         return f"the same command with {spell_override('hydra.sweep.dir', sweep)} goes on"
     return f"the same command with {spell_override('resume', run)} goes on" if (run / "last.ckpt").is_file() else ""
 
@@ -247,8 +252,27 @@ def check_joint_batch(checkpoint: Path, cfg: DictConfig) -> None:
     )
 
 
+def check_num_images(checkpoint: Path, num_images: int) -> None:
+    """See that a checkpoint within a pass is of as many images.
+
+    Raises:
+        ValueError: it is not, and the rest of the pass would be of other batches.
+    """
+    loader = _read_loader(checkpoint)
+    if "joint_batch_size" in loader and loader["images"] != num_images and is_within_epoch(loader):
+        raise ValueError(
+            f"{checkpoint} stopped within a pass over {loader['images']} train images, and there are {num_images} now: "
+            "have the same again (images-train.txt beside it names them), or train anew in another folder"
+        )
+
+
 def read_joint_batch(checkpoint: Path) -> int | None:
     """Images per update, of all processes, of the run that left a checkpoint; ``None`` if it does not say."""
+    return _read_loader(checkpoint).get("joint_batch_size")
+
+
+def _read_loader(checkpoint: Path) -> dict[str, int]:
+    """The state of the loader of train images; empty where there is none."""
     loop = load_whole(checkpoint).get("loops", {}).get("fit_loop", {})
     loaders = loop.get("state_dict", {}).get("combined_loader")
-    return loaders[0].get("joint_batch_size") if loaders else None
+    return loaders[0] if loaders else {}

@@ -25,7 +25,7 @@ from asyrp_lit.stages.guard import find_sweep, load_metrics, report_errors, run_
 from asyrp_lit.stages.interval import build_interval
 from asyrp_lit.stages.judge import describe
 from asyrp_lit.stages.latents import build_store, choose_cached_steps, write_image_lists
-from asyrp_lit.stages.launch import end_with_sweep, needs_command, run_command
+from asyrp_lit.stages.launch import needs_command, run_command
 from asyrp_lit.stages.lock import alone_in_folder, hold_folder
 from asyrp_lit.stages.module import build_module
 from asyrp_lit.stages.resume import (
@@ -33,6 +33,7 @@ from asyrp_lit.stages.resume import (
     TakeOver,
     begin,
     check_joint_batch,
+    check_num_images,
     check_passes,
     choose_run,
     hydra_goes_back,
@@ -40,9 +41,11 @@ from asyrp_lit.stages.resume import (
     read_joint_batch,
     say_how_to_go_on,
 )
+from asyrp_lit.stages.sweep_end import end_with_sweep
 from asyrp_lit.training.asyrp import AsyrpModule
 from asyrp_lit.training.callbacks import LossCurve, PreviewGrid
 from asyrp_lit.training.logs import make_csv_logger
+from asyrp_lit.training.processes import choose_plugins
 from asyrp_lit.training.state import KeepState, check_fits
 from asyrp_lit.training.terminate import EndOnSigterm, children_end, ctrl_c_raises
 
@@ -100,6 +103,7 @@ def build_trainer(cfg: DictConfig, run: Path, title: str, take_over: TakeOver) -
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
+        plugins=cfg.trainer.get("plugins") or choose_plugins(),
         _convert_="object",
     )
 
@@ -178,15 +182,16 @@ def train_in(run: Path, checkpoint: Path | None, take_over: TakeOver, cfg: DictC
     torch.manual_seed(cfg.seed)
     module = build_module(cfg, model, clip, attribute, grid, interval, init_from)
     check_objective(cfg, module)
+    num_trained = len(sources["train"]) - count_set_aside(cfg, len(sources["train"]))
     if checkpoint:
         check_fits(checkpoint, module)
         check_passes(checkpoint, cfg.method.passes)
         check_joint_batch(checkpoint, cfg)
+        check_num_images(checkpoint, num_trained)
     train_store = build_store(cfg, model, sources["train"], choose_cached_steps(cfg, grid, interval.t_edit))
     val_store = build_store(cfg, model, sources["val"])
     title = describe(attribute) + ("" if cfg.judged == 1 else f", judged at strength {cfg.judged:g}")
     trainer = build_trainer(cfg, run, title, take_over)
-    num_trained = len(train_store) - count_set_aside(cfg, len(train_store))
     find_training_sizes(cfg, module, num_trained, read_joint_batch(checkpoint) if checkpoint else None)
     batch_sizes = (cfg.method.batch_size, cfg.inversion_batch_size)
     options = {"seed": cfg.seed, "num_workers": cfg.latents.read_workers, "num_train_images": num_trained}

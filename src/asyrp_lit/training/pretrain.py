@@ -13,6 +13,7 @@ from asyrp_lit.data.avatars.dataset import PortraitBatch, Portraits
 from asyrp_lit.editing.seeds import derive_seed
 from asyrp_lit.training.logs import make_csv_logger
 from asyrp_lit.training.pretrain_diffusion import RampedEMA
+from asyrp_lit.training.processes import choose_plugins
 from asyrp_lit.training.state import KeepState, check_fits
 from asyrp_lit.training.terminate import ctrl_c_raises
 
@@ -146,6 +147,7 @@ def fit_network(
         logger=make_csv_logger(folder),
         log_every_n_steps=20,
         num_sanity_val_steps=0,
+        plugins=choose_plugins(),
     )
     with ctrl_c_raises():
         trainer.fit(module, *loaders, ckpt_path=last if goes_on else None, weights_only=True)

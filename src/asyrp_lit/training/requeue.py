@@ -12,6 +12,8 @@ from types import FrameType
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+from asyrp_lit.training.processes import is_task_of_slurm
+
 log = logging.getLogger(__name__)
 
 
@@ -23,7 +25,7 @@ def requeues_on_signal() -> Iterator[None]:
     load that in every later ``fit`` or ``validate`` that names no checkpoint, over weights that are further.
     """
     found = signal.getsignal(signal.SIGUSR1)
-    of_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    of_slurm = is_task_of_slurm() and not TorchElasticEnvironment.detect()
     if not of_slurm or found != signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -163,10 +163,12 @@ def test_pullback_is_about_an_image_of_any_name(scripts, tmp_path, name, shown):
     assert read_direction(tmp_path / "run" / "pullback_1.safetensors")[1].source["images"] == shown
 
 
-@pytest.mark.parametrize("name", ["pca-global/pca_1", "pullback/pullback_1"])
-def test_evaluate_judges_what_has_no_texts_by_those_of_the_attribute(discover, scripts, name):
-    path = discover.outputs / f"{name}.safetensors"
-    options = (*scripts.tiny(discover.outputs), *FEW[:2], f"direction={path}", "attr=beard", "strengths=[1]")
+@pytest.mark.parametrize("options", [["method=pca"], ["method=pullback", "method.rank=1", "method.iterations=1"]])
+def test_evaluate_judges_what_has_no_texts_by_those_of_the_attribute(discover, scripts, options):
+    method = options[0].removeprefix("method=")
+    folder, _ = succeed(discover, f"judged-{method}", *options, "method.num_components=1")
+    path = folder / f"{method}_1.safetensors"
+    options = (*scripts.tiny(discover.outputs), *FEW[:2], f"direction={path}", "attr=beard", "strengths=1")
     outcome = scripts.run("evaluate.py", *options, f"hydra.run.dir={discover.outputs}/evaluate")
     assert outcome.code == 0, outcome.text
     metrics = json.loads((discover.outputs / "evaluate/metrics.json").read_text())["1"]
@@ -186,9 +188,9 @@ def test_a_free_delta_h_is_trained_and_shown(discover):
     [
         (["method.num_components=0"], "method.num_components must be a whole number, 1 or more, got 0"),
         (["method.num_components=6"], "6 images have at most 5 components, got method.num_components=6"),
-        (["method.strengths=[]"], "method.strengths must be finite numbers, got []"),
-        (["method.strengths=[nan]"], "method.strengths must be finite numbers, got [nan]"),
-        (["method.judged=-1"], "method.judged must be above 0, got -1"),
+        (["method.strengths=[]"], "method.strengths must be finite numbers, such as method.strengths=[0.5,1], got []"),
+        (["method.strengths=[nan]"], "method.strengths=[0.5,1], got [nan]"),
+        (["method.judged=-1"], "method.judged must be one number above 0, got -1"),
         (["sheet_images=0"], "sheet_images must be a whole number, 1 or more, got 0"),
         (["method=f_t"], "discover.py takes method=pca, labels, pullback or delta_h; one of kind f_t_ddpm"),
         (["method=delta_h"], "trained towards texts: add attr=beard"),

@@ -158,9 +158,14 @@ def test_a_direction_of_another_base_model_is_refused(fail, scripts, finished, t
         (["direction=glasses"], "glasses.safetensors was trained on ddpmpp_avatars"),
         (["direction={unet}/diffusion_pytorch_model.safetensors"], "is not a direction file of asyrp_lit"),
         (["direction={run}/glasses.safetensors", "attr=beard"], "edits 'glasses': add attr=glasses"),
-        (["direction={run}/glasses.safetensors", "strengths=[]"], "strengths must name one strength or more"),
+        (
+            ["direction={run}/glasses.safetensors", "strengths=[]"],
+            "strengths must be finite numbers, such as",
+        ),
+        (["direction={run}/glasses.safetensors", "strengths=[true,1]"], "strengths=[0.5,1], got [True, 1]"),
+        (["direction={run}/glasses.safetensors", "strengths=[a]"], "strengths=[0.5,1], got ['a']"),
     ],
-    ids=["none", "several", "missing", "of the package", "another file", "another attribute", "no strengths"],
+    ids=["none", "several", "missing", "embedded", "another file", "another attribute", "no strengths", "true", "word"],
 )
 def test_evaluate_says_what_is_wrong_with_a_direction(fail, scripts, finished, overrides, message):
     options = [override.format(run=finished, unet=scripts.unet) for override in overrides]

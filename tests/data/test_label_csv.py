@@ -40,6 +40,18 @@ def test_a_wrong_line_is_named(tmp_path, text, message):
         read_label_csv(path, ["a.png"], lambda: ["v.png"])
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_that_is_not_in_utf_8_is_named(tmp_path, encoding):
+    (tmp_path / "classes.csv").write_text("a.png,süß\n", encoding=encoding)
+    with pytest.raises(ValueError, match=r"classes.csv is not in UTF-8 .*: save it as CSV in UTF-8"):
+        read_label_csv(tmp_path / "classes.csv", ["a.png"], refuse)
+
+
+def test_a_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the file of classes .* is a folder"):
+        read_label_csv(tmp_path, ["a.png"], refuse)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the file of classes .*none.csv does not exist"):
         read_label_csv(tmp_path / "none.csv", ["a.png"], refuse)

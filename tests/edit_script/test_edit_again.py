@@ -28,22 +28,44 @@ def test_one_direction_without_a_strength_gives_a_strip(edit, files, photos):
     assert report["settings"]["strength"] == [-1.0, 0.5, 1.0, 1.5]
 
 
-@pytest.mark.parametrize("loss", ["picture", "source", "animation", "metrics"])
+@pytest.mark.parametrize(
+    "loss", ["picture", "source", "strip", "animation", "cut off", "metrics", "columns", "a column"]
+)
 def test_what_was_lost_or_damaged_is_made_again(edit, files, photos, loss):
     common = (f"direction={files['glasses']}", f"images={photos}", "strength=1", "animate=gif", "animate_frames=3")
     _, out = edit(*common)
     kept = (out / "images/a.jpg/metrics.json").stat().st_mtime_ns
     folder = out / "images/a.png"
-    lost = {"picture": "strength_1.png", "source": "source.png", "animation": "animation.gif"}.get(loss, "metrics.json")
-    if loss == "metrics":
-        (folder / lost).write_text("")
-    else:
-        (folder / lost).unlink()
+    names = {"source": "source.png", "strip": "strip.png", "animation": "animation.gif"}
+    pictures = names | {"picture": "strength_1.png", "cut off": "strength_1.png"}
+    lost = folder / pictures.get(loss, "metrics.json")
+    content = lost.read_bytes()
+    damaged = {"metrics": b"", "columns": b"{}", "a column": content.replace(b'"strength 1"', b'"strength 2"')}
+    damaged["cut off"] = content[:-1]
+    lost.unlink()
+    if loss in damaged:
+        lost.write_bytes(damaged[loss])
     outcome, _ = edit(*common)
     assert outcome.code == 0, outcome.text
     assert "the image is edited again" in outcome.text
-    assert (folder / lost).stat().st_size > 0
+    assert lost.read_bytes()[-8:] == content[-8:]
+    assert lost.read_bytes() != damaged.get(loss)
     assert (out / "images/a.jpg/metrics.json").stat().st_mtime_ns == kept
+
+
+def test_damage_that_cannot_be_made_good_is_named(edit, files, photos):
+    common = (f"direction={files['glasses']}", f"images={photos / 'a.png'}", "strength=1")
+    _, out = edit(*common)
+    picture, settings = out / "images/a.png/strength_1.png", out / "settings.json"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:60] + bytes(20) + content[80:])
+    outcome, _ = edit(*common)
+    assert outcome.code == 1
+    assert f"{picture} is damaged (" in outcome.text
+    settings.write_text("")
+    outcome, _ = edit(*common)
+    assert outcome.code == 1
+    assert f"{settings} is damaged (" in outcome.text
 
 
 @pytest.mark.parametrize("named", ["random-faces", "faces"])
@@ -81,6 +103,20 @@ def test_an_average_over_cartoons_is_none_for_photos(edit, files, photos, tmp_pa
     assert list(tmp_path.rglob("averages/*.safetensors"))
 
 
+def test_an_average_is_of_one_precision(edit, files, photos, tmp_path, read):
+    common = (f"direction={files['glasses']}", f"images={photos / 'a.png'}", "strength=3", "kind=mean")
+    common += ("average_images=2", "n=1")
+    pictures = []
+    for out, trainer in (("first", "cpu"), ("bf16", "cpu_bf16"), ("again", "cpu")):
+        for path in tmp_path.rglob("averages/*.safetensors") if out == "bf16" else ():
+            path.unlink()
+        outcome, folder = edit(*common, f"trainer={trainer}", out=out)
+        assert outcome.code == 0, outcome.text
+        pictures.append(read(folder / "images/a.png/strength_3.png"))
+    assert len(list(tmp_path.rglob("averages/*.safetensors"))) == 2
+    assert np.array_equal(pictures[0], pictures[2])
+
+
 def test_attributes_with_a_slash_can_be_added(edit, files, photos, tmp_path):
     paths = []
     for name in ("glasses", "beard"):
@@ -94,13 +130,18 @@ def test_attributes_with_a_slash_can_be_added(edit, files, photos, tmp_path):
 
 def test_results_beside_photos_are_no_photos(edit, files, photos, tmp_path):
     mixed = shutil.copytree(photos, tmp_path / "mixed")
+    for name in ("gridlock.png", "grid-2.png"):
+        shutil.copy(photos / "a.png", mixed / name)
     common = (f"direction={files['glasses']}", "strength=1")
     outcome, _ = edit(*common, f"images={mixed / 'a.png'}", f"out={mixed}")
     assert outcome.code == 0, outcome.text
     assert (mixed / "grid.png").is_file()
     outcome, out = edit(*common, f"images={mixed}")
     assert outcome.code == 0, outcome.text
-    assert set(json.loads((out / "edit.json").read_text())["images"]) == {"a.jpg", "a.png", "below/one.png"}
+    assert set(json.loads((out / "edit.json").read_text())["images"]) == {
+        *("a.jpg", "a.png", "below/one.png"),
+        *("gridlock.png", "grid-2.png"),
+    }
 
 
 def test_a_tilde_is_the_home(edit, files, photos, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ def test_a_photo_of_many_megapixels_is_edited_without_a_warning(edit, files, tmp
     [
         (("strength=nan",), "strength must be finite numbers, got nan"),
         (("strength=[]",), "strength names no number"),
+        (("strength=[0.1234567,0.1234568]",), "strengths 0.1234567 and 0.1234568 would be one in names"),
         (("direction=nobody",), "no direction file nobody, nor an embedded direction"),
         (("direction=[]",), "direction must name a file"),
         (("images=/no/such/folder",), "does not exist"),
@@ -42,6 +43,7 @@ def test_a_photo_of_many_megapixels_is_edited_without_a_warning(edit, files, tmp
         (("images=5",), "images must be null, random, a path, or a list of image files, got 5"),
         (("images=[]",), "images must be null, random, a path, or a list of image files, got []"),
         (("images=[/no/a.png]",), "there is no image file /no/a.png"),
+        (("out=2024",), "out must be null or the path of a folder, got 2024"),
         (("where=5",), "where must be null or the path of a picture, got 5"),
         (("t_edit=1000",), "no step edits"),
         (("t_edit=1001",), "t_edit must be 0 to 1000, got 1001"),

@@ -66,6 +66,16 @@ def test_what_moves_x_does_so_once_and_as_it_is_on_any_grid(model, x_T, num_step
     assert not torch.equal(source, edit)
 
 
+@pytest.mark.parametrize("changes", [{"t_edit": 300}, {"t_edit": 0}, {"t_start": 700}])
+def test_what_moves_x_at_one_timestep_takes_no_interval(changes):
+    arguments = {"h_channels": 16, "h_size": 8, "channels": 3, "image_size": 16, "step": 0.5}
+    direction = make_direction("pullback", **arguments, transported=False, rank=1, iterations=1)
+    loaded = [(direction, describe(t_edit=250, t_start=512, num_steps=5))]
+    with pytest.raises(ValueError, match=r"moves x_t .pullback. does so at one timestep, 499 here: leave t_edit and"):
+        make_plan(loaded, **changes)
+    assert make_plan(loaded, t_boost=100).interval.t_boost == 100
+
+
 def test_equal_strengths_and_a_strength_of_zero_cost_no_passes_of_their_own(direction, model, x_T):
     plan = make_plan([(direction, describe(499))])
     found, passes = [], []

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from asyrp_lit.editing.strengths import combine_strengths, make_loop, name_combination, spread_strengths
+from asyrp_lit.editing.strengths import (
+    check_distinct,
+    combine_strengths,
+    make_loop,
+    name_combination,
+    spread_strengths,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +44,12 @@ def test_wrong_counts_are_refused():
         spread_strengths([], 1)
     with pytest.raises(ValueError, match=r"one entry for each of the 2 directions .* got \[1, 2, 3\]"):
         spread_strengths([1, 2, 3], 2)
+
+
+def test_strengths_that_would_share_a_name_are_refused():
+    check_distinct([0.1234567, 0.5, 0.5, 1.0])
+    with pytest.raises(ValueError, match=r"strengths 0.1234567 and 0.1234568 would be one in names"):
+        check_distinct([0.1234567, 0.5, 0.1234568])
 
 
 def test_combinations_change_the_last_direction_fastest():

@@ -1,6 +1,7 @@
 """Any folder of images, or one image file, as an image source."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,8 @@ SUFFIXES = tuple(suffix for suffix in _COMMON if suffix in Image.registered_exte
 
 #: What ``edit.py`` writes into the folder of its results before any picture, and a word in it.
 RESULTS, _OF_EDIT = "settings.json", '"base_fingerprint"'
-#: What it writes beside the pictures of an image, in a folder of its own below ``PICTURES``, and how grids begin.
-METRICS, PICTURES, _GRID = "metrics.json", "images", "grid"
+#: What it writes beside the pictures of an image, in a folder of its own below ``PICTURES``.
+METRICS, PICTURES = "metrics.json", "images"
 
 
 def _has_results(folder: Path) -> bool:
@@ -48,8 +49,16 @@ def _walk_files(folder: Path) -> Iterator[Path]:
             and not _has_results(here / name)
             and not (of_edit and (here / name / METRICS).is_file())
         )
-        left_out = (".", _GRID) if mixed and here == folder else (".",)
-        yield from (here / name for name in files if not name.startswith(left_out))
+        grids_too = mixed and here == folder
+        yield from (
+            here / name for name in files if not name.startswith(".") and not (grids_too and _is_grid(folder, name))
+        )
+
+
+def _is_grid(folder: Path, name: str) -> bool:
+    """Whether a file is the grid of a folder's results, or of one of the images there."""
+    of_one = re.fullmatch(r"grid-(.+)\.png", name)
+    return name == "grid.png" or (of_one is not None and (folder / PICTURES / of_one[1] / METRICS).is_file())
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Classes of images from a CSV file."""
 
 import csv
+import io
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -8,6 +9,17 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _HEADER = ["key", "class"]
+
+
+def _read_lines(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        missing = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"the file of classes {path} {missing}; method.csv= names one of lines KEY,CLASS")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error.reason}): save it as CSV in UTF-8") from error
+    return [[entry.strip() for entry in line] for line in csv.reader(io.StringIO(text, newline="")) if line]
 
 
 def read_label_csv(path: Path, keys: Sequence[str], list_others: Callable[[], Iterable[str]]) -> dict[str, str]:
@@ -20,12 +32,9 @@ def read_label_csv(path: Path, keys: Sequence[str], list_others: Callable[[], It
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line has not two entries, or a key is unknown or named twice.
+        ValueError: it is not in UTF-8, a line has not two entries, or a key is unknown or named twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"the file of classes {path} does not exist; method.csv= names lines KEY,CLASS")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [[entry.strip() for entry in line] for line in csv.reader(file) if line]
+    lines = _read_lines(path)
     classes: dict[str, str] = {}
     for line in lines[1:] if lines and [entry.lower() for entry in lines[0]] == _HEADER else lines:
         if len(line) != 2 or not all(line):

@@ -101,7 +101,8 @@ def make_plan(
         t_0: noisiest timestep.
 
     Raises:
-        ValueError: a value is out of range, no step edits, or the directions cannot be added.
+        ValueError: a value is out of range, no step edits, the directions cannot be added, or what moves x_t itself is
+            given an interval.
     """
     if not loaded:
         raise ValueError("an edit needs one direction or more")
@@ -110,6 +111,11 @@ def make_plan(
     grid = make_time_grid(steps, t_0)
     changes = {"t_edit": t_edit, "t_boost": t_boost, "t_start": t_start}
     fitted = [fit_to_grid(each, grid) for each in loaded]
+    if (t_edit, t_start) != (None, None) and any(get_space(direction) == "x" for direction, _ in loaded):
+        raise ValueError(
+            f"a direction that moves x_t (pullback) does so at one timestep, {fitted[0][0].t_start} here: leave t_edit "
+            "and t_start out"
+        )
     own = tuple(_override(interval, changes) for interval, _ in fitted)
     joint = _override(fitted[choose_joint(infos)][0], changes)
     if own_intervals:

@@ -52,6 +52,19 @@ def spread_strengths(strength: object, num_directions: int) -> list[tuple[float,
     return [_read_numbers(entry) for entry in strength]
 
 
+def check_distinct(strengths: Sequence[float]) -> None:
+    """See that strengths have names of their own, which have six digits.
+
+    Raises:
+        ValueError: two that differ have one.
+    """
+    named: dict[str, float] = {}
+    for strength in strengths:
+        other = named.setdefault(f"{strength:g}", strength)
+        if other != strength:
+            raise ValueError(f"strengths {other} and {strength} would be one in names, which have six digits")
+
+
 def combine_strengths(per_direction: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     """Every combination, the last direction's strengths changing fastest."""
     return list(product(*per_direction))

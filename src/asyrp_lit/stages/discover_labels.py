@@ -50,7 +50,7 @@ def read_classes(cfg: DictConfig, sources: Mapping[str, LatentSource]) -> dict[i
     method, source = cfg.method, sources["train"]
     if method.csv is not None:
         places = {key: index for index, key in enumerate(source.keys)}
-        classes = read_label_csv(Path(method.csv), source.keys, lambda: list_known(sources))
+        classes = read_label_csv(Path(str(method.csv)).expanduser(), source.keys, lambda: list_known(sources))
         return {places[key]: name_class(value) for key, value in classes.items()}
     if not isinstance(source, PortraitSource):
         raise ValueError(

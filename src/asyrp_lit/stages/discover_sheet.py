@@ -27,6 +27,7 @@ from asyrp_lit.stages.build import Setup
 from asyrp_lit.stages.device import autocast_as, pick_device
 from asyrp_lit.stages.discover_find import Found
 from asyrp_lit.stages.guard import run_folder, write_json
+from asyrp_lit.stages.judge import read_strengths
 from asyrp_lit.stages.latents import build_store
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,9 @@ def show_found(cfg: DictConfig, setup: Setup, found: Sequence[Found]) -> None:
     oracle = load_oracle().to(pick_device(cfg)) if cfg.model.domain == AVATARS else None
     editor = Editor(cfg, setup)
     reconstruction = editor.reconstruct()
-    judged = (-float(cfg.method.judged), float(cfg.method.judged))
-    strengths = sorted({*map(float, cfg.method.strengths), *judged} - {0.0})
+    (most,) = read_strengths("method.judged", cfg.method.judged)
+    judged = (-most, most)
+    strengths = sorted({*read_strengths("method.strengths", cfg.method.strengths), *judged} - {0.0})
     shown = range(min(cfg.sheet_images, len(reconstruction)))
     others = range(len(shown), min(cfg.judged_images, len(reconstruction))) if oracle else range(0)
     blocks, report = [], {}

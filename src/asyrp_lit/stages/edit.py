@@ -10,7 +10,13 @@ from tqdm import tqdm
 from asyrp_lit.editing.mask import read_mask
 from asyrp_lit.editing.plan import Combination, EditPlan, edit_latents
 from asyrp_lit.editing.sample import check_process
-from asyrp_lit.editing.strengths import combine_strengths, make_loop, name_combination, spread_strengths
+from asyrp_lit.editing.strengths import (
+    check_distinct,
+    combine_strengths,
+    make_loop,
+    name_combination,
+    spread_strengths,
+)
 from asyrp_lit.editing.strips import RECONSTRUCTION
 from asyrp_lit.hspace.direction import get_space
 from asyrp_lit.models.hspace_unet import HSpaceUNet
@@ -63,11 +69,13 @@ def check_edit_settings(cfg: DictConfig) -> None:
 
 
 def check_places(cfg: DictConfig) -> None:
-    """See that images and mask are named by paths.
+    """See that images, mask and the folder of the results are named by paths.
 
     Raises:
         ValueError: they are not.
     """
+    if cfg.out is not None and not isinstance(cfg.out, str):
+        raise ValueError(f"out must be null or the path of a folder, got {cfg.out!r}; of a number ./ makes a path")
     if cfg.where is not None and not isinstance(cfg.where, str):
         raise ValueError(f"where must be null or the path of a picture, got {cfg.where!r}")
     named = cfg.images if isinstance(cfg.images, ListConfig) else [cfg.images]
@@ -107,6 +115,8 @@ def edit(cfg: DictConfig) -> None:
     if cfg.strength is None:
         cfg = OmegaConf.merge(cfg, {"strength": STRIP if len(names) == 1 else 1.0})  # type: ignore[assignment]
     per_direction = spread_strengths(OmegaConf.to_object(cfg)["strength"], len(names))  # type: ignore[call-overload, index]
+    for strengths in per_direction:
+        check_distinct(strengths)
     combinations: list[Combination] = [None, *combine_strengths(per_direction)]
     columns = [RECONSTRUCTION if row is None else name_combination(names, row) for row in combinations]
     space = get_space(directions[0].loaded[0])

@@ -24,7 +24,7 @@ from asyrp_lit.hspace.free_delta import PerTimestepDelta
 from asyrp_lit.inversion.fill import LatentSource
 from asyrp_lit.models.hspace_unet import HSpaceUNet
 from asyrp_lit.shapes import Mask
-from asyrp_lit.stages.device import pick_device
+from asyrp_lit.stages.device import get_precision, pick_device
 from asyrp_lit.stages.edit_images import limit_source
 from asyrp_lit.stages.latents import build_store
 
@@ -113,6 +113,9 @@ def _average(cfg: DictConfig, model: HSpaceUNet, direction: NamedDirection) -> N
     source = _open_train_images(cfg, info)
     count = min(cfg.average_images, len(source))
     about = f"{direction.sha256} {cfg.kind} {count} {source.name} {source.fingerprint()} {cfg.method.t_0}"
+    precisions = (cfg.latents.precision or get_precision(cfg), get_precision(cfg))
+    if set(precisions) != {"32-true"}:  # of averages in float32 nothing else was ever in the name
+        about += f" {precisions}"
     digest = hashlib.sha256(about.encode()).hexdigest()[:12]
     path = Path(cfg.paths.averages) / f"{info.attribute}-{cfg.kind}-{digest}.safetensors"
     if not path.is_file():

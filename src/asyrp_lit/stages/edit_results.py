@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from io import BytesIO
@@ -41,6 +42,8 @@ _FREE_SETTINGS = (
 _FREE = ("device", *(f"settings.{name}" for name in _FREE_SETTINGS))
 #: What two keys of one escaped name differ in: ``/`` or ``__``, and how many digits an escape has.
 _SHARED = re.compile(r"__|_/|/_|[^\w\x00-\xff]")
+#: How every PNG ends.
+_PNG_END = b"IEND\xaeB`\x82"
 #: Bytes of an escaped key; a file name may have 255, and some are for the hash and for what is written around it.
 _LONGEST = 200
 
@@ -120,7 +123,10 @@ class Results:
     def _claim_folder(self) -> None:
         path = self.folder / RESULTS
         if path.is_file():
-            kept = json.loads(path.read_text())
+            try:
+                kept = json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged ({error}): choose another folder with out=") from error
             if not isinstance(kept, dict) or not {"settings", "directions", "base_fingerprint"} <= kept.keys():
                 raise ValueError(f"{path} is of another program: choose another folder with out=")
             if differences := _list_differences(kept, self.about):
@@ -148,8 +154,11 @@ class Results:
         if not path.is_file():
             return False
         try:
-            known = json.loads(path.read_text()).get("fingerprint")  # earlier versions wrote none
-        except (ValueError, AttributeError) as error:
+            kept = json.loads(path.read_text())
+            known, columns = kept.get("fingerprint"), kept["columns"]  # earlier versions wrote no fingerprint
+            if lacking := [column for column in self.columns if not isinstance(columns[column], dict)]:
+                raise ValueError(f"nothing of {', '.join(lacking)}")
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
             log.warning("%s is damaged (%s): the image is edited again", path, error)
             return False
         if known not in (None, self.latents.fingerprint(self.latents.store[index])):
@@ -158,9 +167,11 @@ class Results:
                 "choose another folder with out=, or delete that one to have them made anew"
             )
         wanted = [f"{file_name(column)}.png" for column in ("source", *self.columns)]
+        if len(wanted) > 2:
+            wanted.append("strip.png")
         if self.cfg.animate:
             wanted.append(f"animation.{self.cfg.animate}")
-        if missing := [name for name in wanted if not (path.parent / name).is_file()]:
+        if missing := [name for name in wanted if not _is_whole(path.parent / name)]:
             log.warning("%s lacks %s: the image is edited again", path.parent, ", ".join(missing))
         return not missing
 
@@ -242,10 +253,22 @@ def _write_png(path: Path, image: Image.Image) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a picture is there, and to its end if it is a PNG."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(len(_PNG_END), path.stat().st_size), os.SEEK_END)
+        return path.suffix != ".png" or file.read() == _PNG_END
+
+
 def _read_png(path: Path) -> torch.Tensor:
-    with Image.open(path) as image:
-        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-        return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+    try:
+        with Image.open(path) as image:
+            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+            return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and the same command makes it again") from error
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

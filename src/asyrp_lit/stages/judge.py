@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from asyrp_lit.editing.plan import make_plan
+from asyrp_lit.editing.strengths import check_distinct, spread_strengths
 from asyrp_lit.editing.strips import name_strength
 from asyrp_lit.hspace.attribute import AVATARS, Attribute
 from asyrp_lit.hspace.direction import load_direction, read_direction_info
@@ -49,8 +50,7 @@ def evaluate(cfg: DictConfig) -> None:
             "evaluate.py needs direction=, a file (train.py writes one) or the name of an embedded one; got "
             f"{cfg.direction!r}"
         )
-    if not cfg.strengths:
-        raise ValueError("strengths must name one strength or more, such as strengths=[0.5,1.0]")
+    strengths = read_strengths("strengths", cfg.strengths)
     path = find_direction(cfg.direction)
     info = read_direction_info(path)
     if info.trg_text and info.attribute != cfg.attr.name:
@@ -72,7 +72,7 @@ def evaluate(cfg: DictConfig) -> None:
     )
     oracle = load_oracle() if cfg.model.domain == AVATARS else None
     judges = Judges(clip, load_lpips(), oracle)
-    panels = {float(s): MetricPanel(judges, text_direction, attribute.labels).to(device) for s in cfg.strengths}
+    panels = {s: MetricPanel(judges, text_direction, attribute.labels).to(device) for s in strengths}
     with autocast_as(cfg):
         common = (model, store, grid, plan.directions[0], plan.interval, panels)
         rows = judge_strengths(*common, cfg.inversion_batch_size, device, cfg.seed)
@@ -88,6 +88,20 @@ def evaluate(cfg: DictConfig) -> None:
     for name, value in over_strengths.get("over_strengths", {}).items():
         words = name.replace("_", " ") if name == "largest_fall" else f"rank correlation {name.replace('_', ' ')}"
         log.info("oracle score over strength, %s: %.3f", words, value)
+
+
+def read_strengths(name: str, value: object) -> tuple[float, ...]:
+    """The strengths that a setting names, one or several.
+
+    Raises:
+        ValueError: they are not finite numbers, none, or two would have one name.
+    """
+    try:
+        (strengths,) = spread_strengths(OmegaConf.to_object(value) if OmegaConf.is_config(value) else value, 1)
+    except ValueError as error:
+        raise ValueError(f"{name} must be finite numbers, such as {name}=[0.5,1], got {value}") from error
+    check_distinct(strengths)
+    return strengths
 
 
 def judge_monotony(

@@ -128,6 +128,12 @@ def test_an_average_of_an_unknown_kind_is_refused(model, directions, latents):
         asyrp_lit.average(model, latents, directions["smiling"], "median")
 
 
+def test_an_average_over_latents_of_other_steps_is_refused(model, directions, photos):
+    other = asyrp_lit.invert(model, photos, num_steps=3)
+    with pytest.raises(ValueError, match="direction is of 4 steps, and these latents took 3: invert with num_steps=4"):
+        asyrp_lit.average(model, other, directions["smiling"])
+
+
 def test_several_directions_are_the_plan_that_the_scripts_make(model, directions, latents):
     both = [directions["smiling"], directions["glasses"]]
     plan = make_plan([(each.direction, each.info) for each in both], 4)

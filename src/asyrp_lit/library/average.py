@@ -43,6 +43,11 @@ def average(
     device = get_device(model)
     placed, info = chosen.place_on(model, device)
     check_averaged(placed)
+    if isinstance(images, Latents) and images.num_steps != info.num_steps:
+        raise ValueError(
+            f"the direction is of {info.num_steps} steps, and these latents took {images.num_steps}: invert with "
+            f"num_steps={info.num_steps}"
+        )
     latents = find_latents(model, images, info.num_steps, info.num_steps, batch_size)
     batches = (x_T.to(device) for x_T in torch.split(latents.x_T, batch_size))
     grid, interval = make_time_grid(info.num_steps), Interval(info.t_edit, info.t_boost, info.t_start)

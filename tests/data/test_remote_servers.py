@@ -72,6 +72,13 @@ def test_a_web_server_that_lists_nothing_is_named(web, tmp_path):
         StoredLatents(open_store(url, tmp_path / "cache", MIB))
 
 
+class TwoPartsError(ValueError):
+    """One that no other process can make again."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_web_server_that_answers_no_listing_is_named_too(web, tmp_path, monkeypatch, status):
     monkeypatch.setattr(QuietHandler, "list_directory", lambda self, path: self.send_error(status))
@@ -184,6 +191,15 @@ def test_an_error_in_a_reading_process_is_what_it_would_be_without(failures, tmp
         next(iter(data.train_dataloader()))
     assert str(caught.value) == message.replace("CACHE", str(store.folder))
     assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+
+
+def test_an_error_that_cannot_be_sent_ends_a_reading_process_too(failures, tmp_path):
+    store = open_store("failing://bucket/store", tmp_path / "cache", MIB)
+    data = LatentsDataModule(store, store, 4, num_workers=1)
+    data.setup("fit")
+    failures["get_file"] = TwoPartsError("one", "two")
+    with pytest.raises(Exception, match="one and two"):
+        next(iter(data.train_dataloader()))
 
 
 def test_a_shard_that_has_gone_since_it_was_listed_is_named(failures, tmp_path):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from asyrp_lit.data.latents import to_uint8
 from asyrp_lit.data.random_latents import RandomLatents
 from asyrp_lit.data.source import ImageSource
-from asyrp_lit.data.workers import end_on_sigterm
+from asyrp_lit.data.workers import end_on_sigterm, hand_over
 
 Batch = dict[str, Tensor]
 
@@ -30,7 +30,7 @@ class _Batches(Dataset[Batch | Exception]):
         try:
             items = [self.source[index] for index in indices]
         except Exception as error:
-            return error
+            return hand_over(error)
         batch = {name: torch.stack([getattr(item, name) for item in items]) for name in items[0]._fields}
         return batch | {"x_0": to_uint8(batch["x_0"])} if "x_0" in batch else batch
 

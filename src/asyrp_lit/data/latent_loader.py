@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from asyrp_lit.data.latents import OPEN_SHARDS, LatentStore, from_uint8
+from asyrp_lit.data.workers import hand_over
 from asyrp_lit.shapes import Images, Labels
 
 
@@ -153,7 +154,7 @@ class _ErrorsToo(Dataset[LatentBatch | Exception]):
         try:
             return self.dataset[indices]
         except Exception as error:
-            return error
+            return hand_over(error)
 
 
 def is_within_epoch(state: dict[str, int]) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import shutil
 import signal
 from pathlib import Path
@@ -38,6 +39,19 @@ def fit_read_ahead(num_workers: int, batches_ahead: int, batch_bytes: int, world
             *(SHARED_MEMORY, room + 1, batch_bytes / 2**20, workers, num_workers),
         )
     return workers, min(batches_ahead, room // workers) if workers else 0
+
+
+def hand_over(error: Exception) -> Exception:
+    """An error that takes the place of a batch, for a DataLoader would make a traceback of its message.
+
+    Raises:
+        Exception: the error itself, where it cannot be sent to another process, which would wait for it for ever.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        raise error from None
+    return error
 
 
 def end_on_sigterm(worker: int) -> None:

@@ -49,7 +49,7 @@ def test_a_finished_run_whose_metric_is_nan_is_finished(tmp_path, monkeypatch):
     assert resume.read_finished(cfg, tmp_path) is None
 
 
-ODD = ("a$b", "a~b", "~/a", "1", "1e5", "true", "null", 'a\\"b', "a\\", "a\\b")
+ODD = ("a$b", "a~b", "~/a", "1", "1_0", "1e5", "true", "null", 'a\\"b', "a\\", "a\\b")
 
 
 @pytest.mark.parametrize("path", ["outputs/train/x", "/tmp/mo ved=1/st", "ü/[a],b", 'it"s', "it's", *ODD])

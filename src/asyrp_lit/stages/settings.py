@@ -38,7 +38,7 @@ _NAMED = 5
 def spell_override(name: str, value: object) -> str:
     """An override as a shell and then Hydra read it, in quotes where they need them."""
     text = str(value)
-    if re.fullmatch(r"[\w./:+-]*[/_][\w./:+-]*", text, re.ASCII):  # never a number or a truth value
+    if re.fullmatch(r"[\w.:+-]*/[\w./:+-]*", text, re.ASCII):  # never a number or a truth value
         return f"{name}={text}"
     escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (r"\"" if found[2] else ""), text)
     return shlex.quote(f'{name}="{escaped}"')

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -57,3 +58,17 @@ def test_an_override_is_spelled_so_that_a_shell_and_hydra_read_it(path):
     (word,) = shlex.split(spell_override("resume", path))
     assert OverridesParser.create().parse_override(word).value() == path
     assert spell_override("resume", "outputs/train/x") == "resume=outputs/train/x"
+
+
+@pytest.mark.parametrize(
+    ("storage", "way"),
+    [
+        (None, "with hydra.sweep.dir=outputs/s goes on"),
+        ("sqlite:///s.db", "without hydra.sweep.dir goes on in the study"),
+    ],
+)
+def test_a_stopped_search_says_how_it_goes_on(tmp_path, monkeypatch, storage, way):
+    monkeypatch.setattr(resume, "find_sweep", lambda: Path("outputs/s"))
+    monkeypatch.setattr(resume.HydraConfig, "get", lambda: OmegaConf.create({"sweeper": {"storage": storage}}))
+    with pytest.raises(KeyboardInterrupt, match=f"^the same command {way}$"), resume.say_how_to_go_on(tmp_path):
+        raise KeyboardInterrupt

@@ -18,7 +18,6 @@ import asyrp_lit.stages.build
 from asyrp_lit.data.latents import LatentStore
 from asyrp_lit.hspace.direction import read_direction_info
 from asyrp_lit.stages import frozen
-from asyrp_lit.stages.resume import _describe_way
 from asyrp_lit.training.asyrp import AsyrpModule
 
 ONCE = ("method.passes=1", "interval=all")
@@ -133,11 +132,6 @@ def test_a_search_draws_its_trials_again_and_one_with_a_storage_new_ones(scripts
     assert len(set(drawn)) == (4 if is_kept else 2)
     assert is_kept or drawn[:2] == drawn[2:]
     best = OmegaConf.load(tmp_path / "second/optimization_results.yaml").solutions
-    said = []
-    monkeypatch.setattr("asyrp_lit.stages.train", lambda cfg: said.append(_describe_way(tmp_path)) or (1, 1))
-    assert scripts.run("train.py", "-m", "search=optuna", *options, f"hydra.sweep.dir={tmp_path / 'third'}").code == 0
-    folder = f"with hydra.sweep.dir={tmp_path / 'third'} goes on"
-    assert set(said) == {f"the same command {'without hydra.sweep.dir goes on in the study' if is_kept else folder}"}
     assert len(best) == (4 if is_kept else 2)
 
 

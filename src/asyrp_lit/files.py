@@ -1,5 +1,6 @@
 """Files that are whole or not there, and made by one process at a time."""
 
+import errno
 import logging
 import os
 import secrets
@@ -11,6 +12,8 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
+#: What the system says when a disk takes no more.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 #: Seconds after which a process that waits for another says so again.
 _REMINDER = 300.0
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from asyrp_lit.data.latent_manifest import count_item_bytes, read_manifest
 from asyrp_lit.data.latent_shards import belongs_to, is_intact
 from asyrp_lit.data.latents import LatentStore
-from asyrp_lit.data.urls import FULL, errors_name, is_url
-from asyrp_lit.files import write_atomically
+from asyrp_lit.data.urls import errors_name, is_url
+from asyrp_lit.files import FULL, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,9 @@
 """URLs of fsspec, and what goes wrong on the way to them."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: What the system says when a disk takes no more.
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from asyrp_lit.files import FULL
 
 
 def is_url(place: object) -> bool:

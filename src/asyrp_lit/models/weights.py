@@ -8,12 +8,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from asyrp_lit.files import FULL
 from asyrp_lit.models.fetch import FETCH_ERRORS, fetch_folder, fetch_place
 
 log = logging.getLogger(__name__)
 
 #: What this machine's disk answers.
-_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_LOCAL = (*FULL, errno.EROFS, errno.EACCES)
 
 
 @dataclass(frozen=True)

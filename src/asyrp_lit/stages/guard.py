@@ -1,6 +1,5 @@
 """What surrounds every stage: its run folder, errors as one message, and quiet libraries."""
 
-import errno
 import json
 import logging
 import math
@@ -23,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from asyrp_lit.files import write_atomically
+from asyrp_lit.files import FULL, write_atomically
 from asyrp_lit.models.capacity import is_out_of_memory
 from asyrp_lit.stages.device import find_rank
 from asyrp_lit.stages.sweep_end import SWEEP, end_with_sweep
@@ -115,7 +114,7 @@ def describe_error(error: BaseException) -> str:
     text, hint = str(error), ""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         text = error.strerror
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         hint = (
             "; the disk is full: make room, or choose other folders with paths.outputs, paths.latents and paths.cache "
             "(latents.cache for copies of remote stores)"
